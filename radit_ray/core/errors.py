@@ -1,0 +1,29 @@
+"""The one error that is meant for the person at the keyboard.
+
+Every floor raises `InputError` for a bad value: one line that says what it was, where, what was expected and the fix. The
+command line prints that line and leaves with exit code 2; everything else propagates. It takes one string, so it
+survives pickling between Ray processes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A value the user gave cannot be used; the message is one line and names the fix."""
+
+
+def nearest(value: str, allowed: Iterable[str]) -> str:
+    """`"; did you mean 'x'? (a, b, x)"` for an unknown name: the closest allowed one, then all of them.
+
+    >>> nearest("dragn-plus", ["dpr", "dragon-plus"])
+    "; did you mean 'dragon-plus'? (one of: dpr, dragon-plus)"
+    >>> nearest("zzz", ["dpr"])
+    ' (one of: dpr)'
+    """
+    names = sorted(allowed)
+    close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (one of: {', '.join(names)})"

@@ -1,0 +1,96 @@
+"""Uncertainty of a mean over questions: per-example values and their groups in, (value, low, high)
+out.
+
+Questions about one subject rise and fall together, so whole groups are drawn again and not single
+questions (a cluster bootstrap); the interval is the middle 95% of the resampled means. Two variants
+are compared on the same questions.
+
+Shapes: B examples, G groups, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from radit_ray.core.errors import InputError
+
+LOW_HIGH_PERCENT = (2.5, 97.5)
+_BLOCK = 1 << 22  # at most this many draws in memory at a time (32 MB of int64)
+
+
+def bootstrap_mean(
+    values_B: ArrayLike, groups_B: Sequence[Hashable], *, num_samples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(mean, low, high) with a 95% percentile interval over resampled groups. Same seed and data:
+    the same interval.
+
+    A single group, or values that are all equal, give an interval of no width.
+
+    >>> bootstrap_mean([0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"], num_samples=100, seed=0)
+    (0.5, 0.0, 1.0)
+    """
+    value_B, group_B = _checked(values_B, groups_B, num_samples)
+    num_groups = int(group_B.max()) + 1
+    sum_G = np.bincount(group_B, weights=value_B, minlength=num_groups)
+    count_G = np.bincount(group_B, minlength=num_groups)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    means = []
+    for num in _block_sizes(num_samples, num_groups):
+        draw_RG = generator.integers(num_groups, size=(num, num_groups))
+        means.append(sum_G[draw_RG].sum(axis=1) / count_G[draw_RG].sum(axis=1))
+    low, high = np.percentile(np.concatenate(means), LOW_HIGH_PERCENT)
+    return float(value_B.mean()), float(low), float(high)
+
+
+def paired_bootstrap(
+    a_B: ArrayLike,
+    b_B: ArrayLike,
+    groups_B: Sequence[Hashable],
+    *,
+    num_samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """(mean of a - b, low, high): both variants on the same examples, the same groups drawn for
+    both.
+
+    >>> paired_bootstrap([1.0, 1.0, 0.0], [0.0, 1.0, 0.0], ["x", "y", "z"], num_samples=100, seed=0)
+    (0.3333333333333333, 0.0, 1.0)
+    """
+    a, b = np.asarray(a_B, dtype=np.float64), np.asarray(b_B, dtype=np.float64)
+    if a.shape != b.shape:
+        raise InputError(
+            f"variants have {a.shape} and {b.shape} values; expected one value each per example: "
+            "evaluate both on the same examples, in the same order"
+        )
+    return bootstrap_mean(a - b, groups_B, num_samples=num_samples, seed=seed)
+
+
+def _block_sizes(num_samples: int, num_groups: int) -> list[int]:
+    block = max(1, _BLOCK // num_groups)
+    return [min(block, num_samples - start) for start in range(0, num_samples, block)]
+
+
+def _checked(
+    values_B: ArrayLike, groups_B: Sequence[Hashable], num_samples: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    value_B = np.asarray(values_B, dtype=np.float64)
+    if value_B.ndim != 1 or len(value_B) == 0 or len(value_B) != len(groups_B):
+        raise InputError(
+            f"values of shape {value_B.shape} for {len(groups_B)} groups; expected one value and "
+            "one group per "
+            "example, and at least one example: evaluate some questions first"
+        )
+    if not np.isfinite(value_B).all():
+        place = int(np.flatnonzero(~np.isfinite(value_B))[0])
+        raise InputError(
+            f"value {place} is {value_B[place]}; expected finite numbers: leave such examples out"
+        )
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; expected at least 1: 2000 is usual")
+    number: dict[Hashable, int] = {}
+    return value_B, np.array(
+        [number.setdefault(group, len(number)) for group in groups_B], dtype=np.int64
+    )

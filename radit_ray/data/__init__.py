@@ -1,0 +1,1 @@
+"""Bytes to rows: schemas, corpus and example readers, artifacts, the generated world, batches."""

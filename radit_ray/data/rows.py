@@ -1,0 +1,154 @@
+"""The rows that travel between stages, as Arrow schemas, and the one way to make an example row.
+
+Goes in: a partial example (a dict with at least `id`, `question`, `answers`). Comes out: a row with
+every field of `EXAMPLE`. An empty string or list stands for "none"; no field is ever null. A ranked
+row is an example plus its K chunks, best first; a scored row adds the log-probability (nats, summed
+over the answer's tokens) that the LM gives the answer under each chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from radit_ray.core.errors import InputError, nearest
+
+SPLITS = ("train", "dev", "eval")
+CATEGORIES = (
+    "open-domain-qa",
+    "dialogue",
+    "reading-comprehension",
+    "summarization",
+    "chain-of-thought",
+    "multiple-choice",
+    "corpus",
+    "fact-checking",
+    "slot-filling",
+    "entity-linking",
+    "plain",  # no retrieval: the question as it stands
+)
+
+_STRINGS = pa.list_(pa.string())
+_FLOATS = pa.list_(pa.float32())
+
+
+def _schema(fields: Mapping[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in fields.items()])
+
+
+DOCUMENT = _schema(dict.fromkeys(("id", "title", "text", "source", "date"), pa.string()))
+CHUNK = _schema(dict.fromkeys(("id", "doc_id", "title", "text", "source", "date"), pa.string()))
+
+EXAMPLE_DEFAULTS: dict[str, Any] = {
+    "id": "",
+    "task": "",
+    "split": "train",
+    "category": "open-domain-qa",
+    "question": "",
+    "query": "",
+    "answers": [],
+    "choices": [],
+    "context": "",
+    "date": "",
+    "group": "",
+    "gold_ids": [],
+    "exclude_ids": [],
+}
+EXAMPLE = _schema(
+    {
+        name: _STRINGS if isinstance(value, list) else pa.string()
+        for name, value in EXAMPLE_DEFAULTS.items()
+    }
+)
+_RANKED = {
+    "chunk_ids": _STRINGS,
+    "doc_ids": _STRINGS,
+    "titles": _STRINGS,
+    "texts": _STRINGS,
+    "scores": _FLOATS,
+}
+RANKED = pa.schema([*EXAMPLE, *_schema(_RANKED)])
+SCORED = pa.schema([*RANKED, *_schema({"logprobs": _FLOATS, "num_answer_tokens": pa.int32()})])
+
+
+def text_fault(value: str) -> str:
+    """Why a string cannot go into UTF-8 Arrow columns, tokenizers and prompts; `""` where it can.
+
+    >>> text_fault("fine"), text_fault("a" + chr(0))
+    ('', 'holds a NUL character')
+    """
+    if "\x00" in value:
+        return "holds a NUL character"
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return f"holds a lone surrogate (U+{ord(value[error.start]):04X})"
+    return ""
+
+
+def example_row(partial: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
+    """A full example row: absent or None fields get their default, `group` falls back to `id`.
+
+    Empty and repeated answers are dropped. `where` (file:line) opens the message of the InputError
+    that a wrong field raises.
+    """
+    place = f"{where}: " if where else ""
+    for name in partial:
+        if name not in EXAMPLE_DEFAULTS:
+            raise InputError(f"{place}unknown example field {name!r}{nearest(name, EXAMPLE.names)}")
+    row: dict[str, Any] = {}
+    for name, default in EXAMPLE_DEFAULTS.items():
+        value = partial.get(name)
+        if value is None:
+            value = default
+        row[name] = (
+            _strings(value, name, place)
+            if isinstance(default, list)
+            else _string(value, name, place)
+        )
+    row["answers"] = list(dict.fromkeys(text for text in row["answers"] if text.strip()))
+    row["group"] = row["group"] or row["id"]
+    _check_example(row, place)
+    return row
+
+
+def _check_example(row: Mapping[str, Any], place: str) -> None:
+    if not row["id"].strip():
+        raise InputError(f"{place}the example has no id; give it a unique string `id`")
+    if not row["question"].strip():
+        raise InputError(
+            f"{place}example {row['id']!r} has no question; fill `question` or drop the row"
+        )
+    if not row["answers"]:
+        raise InputError(
+            f"{place}example {row['id']!r} has no answer; `answers` needs a non-empty string"
+        )
+    for name, allowed in (("split", SPLITS), ("category", CATEGORIES)):
+        if row[name] not in allowed:
+            raise InputError(f"{place}unknown {name} {row[name]!r}{nearest(row[name], allowed)}")
+    if row["choices"] and not set(row["answers"]) & set(row["choices"]):
+        raise InputError(
+            f"{place}no answer of example {row['id']!r} ({row['answers'][0][:80]!r}) is one of its "
+            f"{len(row['choices'])} choices; `answers` holds the text of the right choice"
+        )
+
+
+def _string(value: Any, name: str, place: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(
+            f"{place}`{name}` is {type(value).__name__} {str(value)[:40]!r}, not a string"
+        )
+    if fault := text_fault(value):
+        raise InputError(f"{place}`{name}` {fault}; remove it from the text")
+    return value
+
+
+def _strings(value: Any, name: str, place: str) -> list[str]:
+    if not isinstance(value, list | tuple):
+        raise InputError(
+            f"{place}`{name}` is {type(value).__name__} {str(value)[:40]!r}, not a list of strings"
+        )
+    return [_string(item, f"{name}[{index}]", place) for index, item in enumerate(value)]

@@ -1,0 +1,179 @@
+"""Files at a local path or any fsspec URI: read, write atomically, list, hash.
+
+A write is seen whole or not at all: locally through a temporary name, fsync and `os.replace`; on object stores a put is atomic
+by itself. Nothing here knows what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+
+def is_local(path: str) -> bool:
+    """True for plain paths and `file://` URIs: there links, locks and memory maps work."""
+    return "://" not in path or path.startswith("file://")
+
+
+def local(path: str) -> str:
+    """A plain local path without the `file://` in front."""
+    return path.removeprefix("file://")
+
+
+def join(path: str, *names: str) -> str:
+    """`path/name/...` for paths and URIs alike."""
+    return "/".join([path.rstrip("/"), *names])
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    if is_local(path):
+        return os.path.exists(local(path))
+    fs, root = url_to_fs(path)
+    return bool(fs.exists(root))
+
+
+def open_read(path: str) -> IO[bytes]:
+    """A binary, seekable stream of one file."""
+    if is_local(path):
+        return open(local(path), "rb")
+    return fsspec.open(path, "rb").open()  # type: ignore[no-any-return]
+
+
+def read_bytes(path: str) -> bytes:
+    """All bytes of one file."""
+    with open_read(path) as stream:
+        return stream.read()
+
+
+def read_json(path: str) -> Any:
+    """The JSON value of one file."""
+    return json.loads(read_bytes(path))
+
+
+@contextlib.contextmanager
+def atomic_file(path: str) -> Iterator[str]:
+    """Yields a local name to write to; when the block ends well the file appears at `path` at once, else never.
+
+    An OSError of the block (a full disk) passes through and leaves nothing at `path`.
+    """
+    if is_local(path):
+        target = Path(local(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            yield str(temporary)
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        name = os.path.join(folder, "file")
+        yield name
+        fs, root = url_to_fs(path)
+        fs.put_file(name, root)
+
+
+def write_bytes(path: str, value: bytes) -> None:
+    """Writes one file atomically, with its folders."""
+    with atomic_file(path) as name, open(name, "wb") as stream:
+        stream.write(value)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes one JSON value atomically, indented for people."""
+    text = json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def list_files(path: str) -> list[str]:
+    """Names of all files below a folder, relative to it, sorted; temporary files (`.*.tmp`) left out."""
+    if is_local(path):
+        root = local(path)
+        names = [
+            os.path.relpath(os.path.join(folder, name), root)
+            for folder, _, files in os.walk(root)
+            for name in files
+        ]
+    else:
+        fs, base = url_to_fs(path)
+        names = [name[len(base.rstrip("/")) + 1 :] for name in fs.find(base)]
+    return sorted(name for name in names if not name.endswith(".tmp"))
+
+
+def size_of(path: str) -> int:
+    """Bytes of one file."""
+    if is_local(path):
+        return os.path.getsize(local(path))
+    fs, root = url_to_fs(path)
+    return int(fs.size(root))
+
+
+def remove(path: str) -> None:
+    """Removes a file or a whole folder if it is there."""
+    if is_local(path):
+        target = Path(local(path))
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+        return
+    fs, root = url_to_fs(path)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
+
+
+def sha256_of(path: str) -> str:
+    """Hex sha256 of one file, streamed."""
+    digest = hashlib.sha256()
+    with open_read(path) as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def put_folder(source: str, path: str) -> None:
+    """Copies a local folder's files to `path`, each atomically; a plain rename where both are on one disk.
+
+    Used by whoever can only write to a real folder (a checkpoint, a model export).
+    """
+    if is_local(path):
+        target = Path(local(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove(path)
+        with contextlib.suppress(OSError):
+            os.rename(source, target)
+            return
+        shutil.copytree(source, target)
+        return
+    for name in list_files(source):
+        write_bytes(join(path, name), Path(source, name).read_bytes())
+
+
+def local_copy(path: str) -> str:
+    """A local path with the same content: the path itself, or a cached download of a URI's file or folder."""
+    if is_local(path):
+        return local(path)
+    fs, root = url_to_fs(path)
+    key = hashlib.sha256(f"{path} {fs.ukey(root) if fs.isfile(root) else sorted(fs.find(root))}".encode())
+    target = Path(tempfile.gettempdir(), f"radit-ray-{os.getuid()}", key.hexdigest()[:16])
+    if not target.exists():
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
+        temporary.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fs.get(root, str(temporary), recursive=True)
+        with contextlib.suppress(OSError):
+            os.rename(temporary, target)
+    return str(target)

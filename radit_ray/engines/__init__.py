@@ -1,0 +1,1 @@
+"""What two stages share of Ray: connecting, resources, mapping shards, training, sharded search, answering."""

@@ -1,0 +1,41 @@
+"""Joining a Ray cluster, once, from a command or a job; stages themselves never do."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+
+
+def connect(*, num_cpus: int | None = None) -> None:
+    """Joins the cluster of this job or of RAY_ADDRESS, else starts a private one on this machine, quietly.
+
+    Inside `ray job submit` the address is in the environment. `num_cpus` only counts for a private cluster.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    joined = bool(os.environ.get("RAY_ADDRESS"))
+    ray.init(
+        num_cpus=None if joined else num_cpus,
+        include_dashboard=None if joined else False,
+        logging_level=logging.WARNING,
+        log_to_driver=os.environ.get("RADIT_VERBOSE") == "1",
+        configure_logging=True,
+    )
+    quiet()
+
+
+def quiet() -> None:
+    """One progress bar a stage instead of Ray Data's own, and warnings only."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

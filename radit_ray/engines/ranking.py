@@ -1,0 +1,52 @@
+"""From questions to ranked rows: encode, search, drop what is excluded. Serves retrieve, ask and the endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from radit_ray.core.metrics import contains_answer
+from radit_ray.core.templates import retrieval_query
+from radit_ray.engines.sharded_index import ShardedIndex
+from radit_ray.models.dual_encoder import DualEncoder
+
+
+def rank(
+    examples: list[dict[str, Any]], encoder: DualEncoder, shards: ShardedIndex, *, k: int, batch_tokens: int = 16384
+) -> list[dict[str, Any]]:
+    """Ranked rows of some examples: encode their queries, search, drop excluded chunks, keep k.
+
+    Examples of a category without retrieval (a gold context instead) keep empty candidate lists.
+    """
+    queries = [retrieval_query(row) for row in examples]
+    asking = [number for number, query in enumerate(queries) if query]
+    nothing = {"chunk_ids": [], "doc_ids": [], "titles": [], "texts": [], "scores": []}
+    ranked = [{**row, "query": query, **nothing} for row, query in zip(examples, queries, strict=True)]
+    if not asking:
+        return ranked
+    spare = max(len(examples[number]["exclude_ids"]) for number in asking)
+    vectors = encoder.encode_queries([queries[number] for number in asking], batch_tokens=batch_tokens)
+    score_QK, position_QK = shards.search(vectors, k + spare)
+    chunks = shards.chunks(position_QK)
+    for number, scores_K, positions_K in zip(asking, score_QK, position_QK, strict=True):
+        excluded = set(examples[number]["exclude_ids"])
+        kept = [
+            (chunks[int(position)], float(score))
+            for position, score in zip(positions_K, scores_K, strict=True)
+            if position >= 0 and chunks[int(position)]["id"] not in excluded
+        ][:k]
+        ranked[number] |= {
+            "chunk_ids": [chunk["id"] for chunk, _ in kept],
+            "doc_ids": [chunk["doc_id"] for chunk, _ in kept],
+            "titles": [chunk["title"] for chunk, _ in kept],
+            "texts": [chunk["text"] for chunk, _ in kept],
+            "scores": [score for _, score in kept],
+        }
+    return ranked
+
+
+def hits_of(row: dict[str, Any]) -> list[bool]:
+    """Which of a ranked row's chunks count as right: by `gold_ids` where the example names them, else by answer string."""
+    if len(row["gold_ids"]):
+        gold = set(row["gold_ids"])
+        return [c in gold or d in gold for c, d in zip(row["chunk_ids"], row["doc_ids"], strict=True)]
+    return [contains_answer(text, row["answers"]) for text in row["texts"]]

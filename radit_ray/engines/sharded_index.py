@@ -1,0 +1,147 @@
+"""Exact search over the shards of an index: each shard answers for itself, one merge decides.
+
+A shard is a FAISS file and an Arrow file with the chunks in the same order; the Arrow file is memory-mapped, so texts cost no
+memory. Shards live in Ray actors spread over the nodes, or in this process (`radit ask`). The merged ids are those of one flat
+index, up to ties: equal scores are ordered by position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from radit_ray.core.errors import InputError
+from radit_ray.data import storage
+from radit_ray.data.artifacts import artifact_input, read_manifest
+from radit_ray.models import faiss_shard
+
+
+class IndexShard:
+    """One shard: the vectors in FAISS, the chunks in a memory-mapped Arrow file."""
+
+    def __init__(self, *, index: str, shard: dict[str, Any], dimension: int, nprobe: int) -> None:
+        self.faiss = faiss_shard.load(
+            storage.local_copy(storage.join(index, shard["faiss"])),
+            sha256=shard["sha256"],
+            dimension=dimension,
+            count=shard["rows"],
+        )
+        self.nprobe = nprobe
+        source = pa.memory_map(storage.local_copy(storage.join(index, shard["arrow"])))
+        self.table = pa.ipc.open_file(source).read_all()
+        if self.table.num_rows != shard["rows"]:
+            raise InputError(
+                f"{shard['arrow']} has {self.table.num_rows} chunks, expected {shard['rows']}; make the index again"
+            )
+
+    def search(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, rows of this shard), each (Q, k), best first; -1 where the shard has fewer."""
+        return faiss_shard.search(self.faiss, query_QD, k, nprobe=self.nprobe)
+
+    def chunks(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """The chunk rows at these positions."""
+        return list(self.table.take(pa.array(rows)).to_pylist())
+
+
+@dataclass(frozen=True)
+class ShardedIndex:
+    """Handles of all shards and where each begins; small, so that workers get a copy each."""
+
+    shards: tuple[Any, ...]  # IndexShard objects, or actor handles of them
+    starts: tuple[int, ...]  # position of each shard's first chunk in the whole index
+    num_chunks: int
+    dimension: int
+    fingerprint: str
+    remote: bool
+
+    @classmethod
+    def open(cls, path: str, *, nprobe: int = 0, remote: bool = True) -> ShardedIndex:
+        """Loads every shard of the index artifact at `path`, checked by sha256; into actors if `remote`.
+
+        The actors hold memory and no CPU share: they work while the query encoder waits for them.
+        """
+        source = artifact_input(path, "index")
+        manifest = read_manifest(source.path)
+        assert manifest is not None
+        metrics = manifest["metrics"]
+        sha256 = {f["name"]: f["sha256"] for f in manifest["files"]}
+        arguments = [
+            {
+                "index": source.path,
+                "shard": {**shard, "sha256": sha256[shard["faiss"]]},
+                "dimension": metrics["dimension"],
+                "nprobe": nprobe,
+            }
+            for shard in metrics["shards"]
+        ]
+        if remote:
+            actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(IndexShard)
+            shards = tuple(actor.remote(**a) for a in arguments)
+        else:
+            shards = tuple(IndexShard(**a) for a in arguments)
+        rows = [shard["rows"] for shard in metrics["shards"]]
+        return cls(
+            shards=shards,
+            starts=tuple(int(n) for n in np.cumsum([0, *rows[:-1]])),
+            num_chunks=sum(rows),
+            dimension=metrics["dimension"],
+            fingerprint=source.fingerprint,
+            remote=remote,
+        )
+
+    def search(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, positions in the whole index), each (Q, k), best first. All shards work at once."""
+        if query_QD.shape[1] != self.dimension:
+            raise InputError(
+                f"the query encoder gives vectors of width {query_QD.shape[1]}, the index holds width "
+                f"{self.dimension}; use the retriever that embedded the chunks"
+            )
+        if self.remote:
+            found = ray.get([shard.search.remote(query_QD, k) for shard in self.shards])
+        else:
+            found = [shard.search(query_QD, k) for shard in self.shards]
+        positions = [
+            np.where(rows_QK < 0, -1, rows_QK + start)
+            for (_, rows_QK), start in zip(found, self.starts, strict=True)
+        ]
+        return merge_top_k([scores for scores, _ in found], positions, k)
+
+    def chunks(self, positions: np.ndarray) -> dict[int, dict[str, Any]]:
+        """{position: chunk row} for the distinct positions asked, each shard read once."""
+        wanted = np.unique(positions[positions >= 0])
+        shard_of = np.searchsorted(self.starts, wanted, side="right") - 1
+        groups = [wanted[shard_of == number] for number in range(len(self.shards))]
+        calls = [
+            (shard, rows - start, rows)
+            for shard, start, rows in zip(self.shards, self.starts, groups, strict=True)
+            if len(rows)
+        ]
+        if self.remote:
+            found = ray.get([shard.chunks.remote(local) for shard, local, _ in calls])
+        else:
+            found = [shard.chunks(local) for shard, local, _ in calls]
+        return {
+            int(position): row
+            for (_, _, rows), chunks in zip(calls, found, strict=True)
+            for position, row in zip(rows, chunks, strict=True)
+        }
+
+
+def merge_top_k(
+    scores: list[np.ndarray], positions: list[np.ndarray], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of all shards' candidates per query; equal scores by position, missing ones (-1) last.
+
+    >>> a, b = np.array([[0.9, 0.1]]), np.array([[0.5, 0.5]])
+    >>> [x.tolist() for x in merge_top_k([a, b], [np.array([[4, 2]]), np.array([[9, 7]])], 3)]
+    [[[0.9, 0.5, 0.5]], [[4, 7, 9]]]
+    """
+    score_QC, position_QC = np.concatenate(scores, axis=1), np.concatenate(positions, axis=1)
+    score_QC = np.where(position_QC < 0, -np.inf, score_QC)
+    order = np.lexsort((position_QC, -score_QC), axis=1)[:, :k]
+    return np.take_along_axis(score_QC, order, 1), np.take_along_axis(position_QC, order, 1)
+

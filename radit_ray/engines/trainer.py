@@ -1,0 +1,298 @@
+"""The training loop both fine-tunings share, on Ray Train: DDP or DeepSpeed ZeRO, resumable, keeps the best of dev.
+
+A stage gives a `Task` (what one step's batches are, their loss, the dev numbers); the loop knows nothing of LMs or retrievers.
+Shares of the loss are divided by what the whole step holds, so that any number of workers and any micro-batch give one result.
+State lies in `<output>/resume/` as safetensors and JSON (DeepSpeed: its own files, checked by sha256) and goes when the stage ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from ray import train as ray_train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from radit_ray.core.errors import InputError, nearest
+from radit_ray.data import storage
+from radit_ray.data.artifacts import Work
+from radit_ray.engines import checkpoints
+from radit_ray.engines.resources import Resources
+from radit_ray.engines.shards import num_workers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """The optimiser and the calendar of one training; the stage's config fills it."""
+
+    steps: int
+    lr: float
+    end_lr: float
+    warmup: int
+    schedule: str  # "cosine" or "linear", from lr to end_lr after the warm-up
+    weight_decay: float
+    clip: float  # largest gradient norm, 0 = none
+    eval_every: int
+    select_by: str  # a dev metric; "-" in front of a name that is better when larger
+    precision: str
+    seed: int
+
+
+class Task(Protocol):
+    """What a stage trains. Every worker builds its own."""
+
+    module: nn.Module  # its parameters with requires_grad are trained
+
+    def batches(self, step: int, rank: int, world: int) -> list[Any]:
+        """This worker's batches of one step, each small enough for one forward and backward pass."""
+        ...
+
+    def loss(self, module: nn.Module, batch: Any) -> Tensor:
+        """This batch's share of the step's loss: all shares of all workers sum to it."""
+        ...
+
+    def dev_sums(self, rank: int, world: int) -> dict[str, float]:
+        """Sums over this worker's dev examples; workers' sums are added."""
+        ...
+
+    def dev_metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """Dev metrics from the added sums."""
+        ...
+
+
+def lr_at(loop: Loop, step: int) -> float:
+    """Learning rate of a step, counted from 0: linear warm-up, then cosine or linear to `end_lr` (paper, Tables 8 and 9)."""
+    if step < loop.warmup:
+        return loop.lr * (step + 1) / loop.warmup
+    done = (step - loop.warmup) / max(1, loop.steps - loop.warmup)
+    left = 0.5 * (1 + math.cos(math.pi * done)) if loop.schedule == "cosine" else 1 - done
+    return loop.end_lr + (loop.lr - loop.end_lr) * left
+
+
+def fit(
+    make_task: Callable[..., Task], arguments: dict[str, Any], loop: Loop, work: Work[Any], resources: Resources, label: str
+) -> dict[str, Any]:
+    """Trains on Ray Train and returns the result: best step, its dev metrics, history, cost; weights in `best_weights(work)`.
+
+    InputError where workers do not fit or the task refuses its input. A lost worker restarts the group from the last checkpoint.
+    """
+    if loop.schedule not in ("cosine", "linear"):
+        raise InputError(f"schedule={loop.schedule!r}{nearest(loop.schedule, ['cosine', 'linear'])}")
+    if loop.steps < 1 or loop.lr <= 0:
+        raise InputError(f"steps={loop.steps}, lr={loop.lr}; expected at least 1 step and a rate above 0")
+    folder = storage.join(work.output, "resume")
+    result_file = storage.join(folder, "result.json")
+    if storage.exists(result_file):
+        return dict(storage.read_json(result_file))
+    # One worker unless asked: training workers must be a choice, since they hold a copy of the model each.
+    world = num_workers(resources, max(1, resources.num_workers))
+    storage.remove(storage.join(folder, "error.json"))
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "make_task": make_task,
+            "arguments": arguments,
+            "loop": loop,
+            "resources": resources,
+            "folder": folder,
+            "fingerprint": work.identity["fingerprint"],
+        },
+        scaling_config=ScalingConfig(
+            num_workers=world,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker={"CPU": resources.cpus_per_worker}
+            | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
+        ),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=storage.join(folder, "ray"),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+    with _progress(storage.join(folder, "progress.json"), loop.steps, label):
+        trainer.fit()
+    error = storage.join(folder, "error.json")
+    if storage.exists(error):
+        raise InputError(storage.read_json(error)["error"])
+    return dict(storage.read_json(result_file))
+
+
+def best_weights(work: Work[Any], result: dict[str, Any]) -> str:
+    """The safetensors file with the trained parameters of the best step."""
+    return storage.join(work.output, "resume", result["best"]["file"])
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One training worker; an InputError becomes a file that the driver raises."""
+    try:
+        _train(**config)
+    except InputError as error:
+        storage.write_json(storage.join(config["folder"], "error.json"), {"error": str(error)})
+
+
+def _train(
+    make_task: Callable[..., Task],
+    arguments: dict[str, Any],
+    loop: Loop,
+    resources: Resources,
+    folder: str,
+    fingerprint: str,
+) -> None:
+    context = ray_train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray_train.torch.get_device() if resources.gpus_per_worker else torch.device("cpu")
+    torch.manual_seed(loop.seed)
+    task = make_task(**arguments, device=str(device))
+    engine = _engine(task.module, loop, resources, device)
+    store = checkpoints.Store(folder=folder, fingerprint=fingerprint, rank=rank, world=world)
+    state = store.restore(engine) or checkpoints.State(step=0)
+    started, seen = time.perf_counter(), state.seconds
+
+    def evaluate(step: int) -> None:
+        sums = _all_sum(task.dev_sums(rank, world), device, world)
+        metrics = task.dev_metrics(sums)
+        state.history.append({"step": step, "dev": metrics})
+        _check_select(loop.select_by, metrics)
+        value = metrics[loop.select_by.lstrip("-")] * (-1 if loop.select_by.startswith("-") else 1)
+        if step and (state.best is None or value < state.best["value"]):
+            state.best = {"step": step, "value": value, "dev": metrics, "file": f"best-{step:06d}.safetensors"}
+            store.save_best(engine, state.best["file"])
+
+    if state.step == 0:
+        evaluate(0)
+    for step in range(state.step, loop.steps):
+        loss, norm = engine.step(task, step, rank, world, lr_at(loop, step))
+        if not math.isfinite(loss):
+            raise InputError(f"the loss is {loss} at step {step + 1}; lower lr ({loop.lr:g}) or use precision fp32")
+        state.history.append({"step": step + 1, "loss": loss, "lr": lr_at(loop, step), "grad_norm": norm})
+        state.step = step + 1
+        last = state.step == loop.steps
+        if last or (loop.eval_every and state.step % loop.eval_every == 0):
+            evaluate(state.step)
+        state.seconds = seen + time.perf_counter() - started
+        if last or state.step % resources.checkpoint_every == 0:
+            store.save(engine, state)
+        if rank == 0:
+            storage.write_json(storage.join(folder, "progress.json"), {"step": state.step, "loss": loss})
+    if rank == 0:
+        cost = {"device_s": state.seconds * world, "num_workers": world}
+        result = {"best": state.best, "history": state.history, "cost": cost}
+        storage.write_json(storage.join(folder, "result.json"), result)
+
+
+def _check_select(select_by: str, metrics: dict[str, float]) -> None:
+    name = select_by.lstrip("-")
+    if name not in metrics:
+        raise InputError(f"select_by={select_by!r}{nearest(name, metrics)}; '-' in front means larger is better")
+
+
+def _all_sum(sums: dict[str, float], device: torch.device, world: int) -> dict[str, float]:
+    """The workers' sums added, in fp64."""
+    if world == 1:
+        return sums
+    values = torch.tensor([sums[name] for name in sorted(sums)], dtype=torch.float64, device=device)
+    dist.all_reduce(values)
+    return dict(zip(sorted(sums), values.tolist(), strict=True))
+
+
+def _engine(module: nn.Module, loop: Loop, resources: Resources, device: torch.device) -> Any:
+    if resources.zero_stage:
+        from radit_ray.engines.zero import ZeroEngine
+
+        return ZeroEngine(module, loop, resources, device)
+    return DdpEngine(module, loop, device)
+
+
+class DdpEngine:
+    """fp32 master weights, autocast in bf16 where asked, AdamW; gradients summed over workers by DDP."""
+
+    def __init__(self, module: nn.Module, loop: Loop, device: torch.device) -> None:
+        self.loop, self.device = loop, device
+        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=loop.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=loop.weight_decay
+        )
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        # some encoders hold a pooler that the loss never reaches
+        self.module: nn.Module = (
+            DistributedDataParallel(module, find_unused_parameters=True) if self.world > 1 else module
+        )
+
+    def step(self, task: Task, step: int, rank: int, world: int, lr: float) -> tuple[float, float]:
+        """One optimiser step; returns the step's loss and the gradient norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        batches = task.batches(step, rank, world)
+        total = torch.zeros((), device=self.device)
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            wait = contextlib.nullcontext() if last or self.world == 1 else self.module.no_sync()
+            with wait:
+                with autocast(self.device, self.loop.precision):
+                    loss = task.loss(self.module, batch)
+                (loss * self.world).backward()  # DDP takes the mean over workers; the shares must be summed
+            total += loss.detach()
+        parameters = list(self.parameters.values())
+        norm = nn.utils.clip_grad_norm_(parameters, self.loop.clip or math.inf)
+        self.optimizer.step()
+        if self.world > 1:
+            dist.all_reduce(total)
+        return float(total), float(norm)
+
+    def trained(self) -> dict[str, Tensor]:
+        """The trained parameters by name."""
+        return {name: value.detach() for name, value in self.parameters.items()}
+
+    def save(self, folder: str, rank: int) -> None:
+        """Writes parameters and optimiser state; rank 0 holds all of it."""
+        if rank == 0:
+            checkpoints.save_adamw(folder, self.parameters, self.optimizer)
+
+    def load(self, folder: str) -> None:
+        """Puts a saved state back, bit for bit."""
+        checkpoints.load_adamw(folder, self.parameters, self.optimizer)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """bf16 autocast, or nothing for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextlib.contextmanager
+def _progress(file: str, total: int, label: str) -> Iterator[None]:
+    """A progress bar that follows the file rank 0 writes."""
+    stop = threading.Event()
+    bar = tqdm(total=total, desc=label, unit="step", mininterval=1.0)
+
+    def follow() -> None:
+        while not stop.wait(1.0):
+            with contextlib.suppress(OSError, json.JSONDecodeError):
+                seen = storage.read_json(file)
+                bar.set_postfix(loss=f"{seen['loss']:.3f}", refresh=False)
+                bar.update(seen["step"] - bar.n)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+        bar.update(total - bar.n)
+    finally:
+        stop.set()
+        thread.join()
+        bar.close()

@@ -1,0 +1,421 @@
+"""Two text encoders on one device: questions and chunks -> vectors whose dot product is s(q, c)
+(RA-DIT Eq. 1).
+
+In: a sentence-transformers folder or id (also a Router with query and document routes), a pair
+"QUERY,CHUNK" of Hugging Face encoders, or the bare name of a preset. Out: `DualEncoder`, float32
+arrays (N, D), and exports that plain sentence-transformers loads. Inside, both encoders are
+SentenceTransformer objects that share no weights, so that tuning the query encoder leaves the chunk
+encoder, and every stored vector, bit for bit as it was.
+
+Dropout is off at load, also in training mode: one worker and two workers compute the same loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from radit_ray.core.errors import InputError
+from radit_ray.models.batches import length_buckets
+from radit_ray.models.precision import resolve_precision, torch_dtype
+from radit_ray.models.presets import PRESETS, Preset, resolve_preset, write_preset
+from radit_ray.models.weights import dropout_off, loading, require_weights
+
+_DOCUMENT_NAMES = (
+    "document",
+    "passage",
+    "corpus",
+)  # sentence-transformers looks them up in this order
+_DPR = "dpr"
+# On a CPU the activations of larger batches leave the cache (MiniLM, 2 cores: 2048 is 1.6 times as
+# fast as 16384).
+_CPU_BATCH_TOKENS = 2048
+
+
+@dataclass(kw_only=True)
+class Encoder:
+    """One side: a SentenceTransformer, its tokenizer, and what goes in front of each text."""
+
+    model: Any
+    prefix: str
+    max_tokens: int  # special tokens included
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.model.tokenizer
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids with the prefix and special tokens, truncated to `max_tokens`."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            [self.prefix + text for text in texts],
+            truncation=True,
+            max_length=self.max_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def forward(self, token_lists: Sequence[Sequence[int]]) -> Tensor:
+        """(B, D) in the compute dtype: padded on the right, masked, through all modules of the
+        encoder.
+        """
+        width = max(map(len, token_lists))
+        device = self.model.device
+        input_ids_BT = torch.full((len(token_lists), width), self.tokenizer.pad_token_id)
+        mask_BT = torch.zeros((len(token_lists), width), dtype=torch.long)
+        for row, ids in enumerate(token_lists):
+            input_ids_BT[row, : len(ids)] = torch.tensor(ids)
+            mask_BT[row, : len(ids)] = 1
+        features: dict[str, Any] = {
+            "input_ids": input_ids_BT.to(device),
+            "attention_mask": mask_BT.to(device),
+        }
+        if self._pools_without_prompt:
+            features["prompt_length"] = self._prompt_length
+        vector_BD: Tensor = self.model(features)["sentence_embedding"]
+        return vector_BD
+
+    @property
+    def _pools_without_prompt(self) -> bool:
+        """INSTRUCTOR-like models read the prompt and leave it out of the mean."""
+        pooled = (getattr(module, "include_prompt", True) for module in self.model.modules())
+        return bool(self.prefix) and not all(pooled)
+
+    @property
+    def _prompt_length(self) -> int:
+        """Prefix tokens without a closing special token, counted as sentence-transformers does."""
+        ids = self.tokenizer(self.prefix)["input_ids"]
+        closed = ids and ids[-1] in {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id}
+        return len(ids) - bool(closed)
+
+
+@dataclass(kw_only=True)
+class DualEncoder:
+    """A loaded retriever; make it with `DualEncoder.load`."""
+
+    query: Encoder
+    chunk: Encoder
+    preset: Preset
+    precision: str
+    device: torch.device
+    last_num_tokens: int = 0  # tokens of the last encode call, without padding
+
+    @classmethod
+    def load(
+        cls,
+        retriever: str,
+        *,
+        preset: str = "auto",
+        precision: str = "fp32",
+        device: str = "cpu",
+        trust_remote_code: bool = False,
+        separate: bool = True,
+    ) -> DualEncoder:
+        """Loads safetensors only.
+
+        separate: a symmetric retriever gets two copies of its weights, as R-ft needs; False shares
+        one where both sides are only read. Raises `InputError` in one line for a wrong path,
+        pickled weights or an unknown preset.
+        """
+        precision = resolve_precision(precision, device)
+        chosen = resolve_preset(retriever, preset)
+        if retriever in PRESETS:
+            names = [PRESETS[retriever].query_model, PRESETS[retriever].chunk_model]
+        else:
+            names = [part.strip() for part in retriever.split(",")]
+        if len(names) > 2 or not all(names):
+            raise InputError(
+                f"retriever {retriever!r} names {len(names)} models; expected FOLDER or QUERY,CHUNK"
+            )
+        sides = []
+        for name in dict.fromkeys(names):
+            require_weights(name, what="retriever")
+            with loading(name, what="retriever"):
+                sides.append(_load_model(name, chosen, torch_dtype(precision), trust_remote_code))
+        query_model = _route(sides[0], ("query",))
+        chunk_model = _route(sides[-1], _DOCUMENT_NAMES)
+        if separate:
+            query_model, chunk_model = _unshared(query_model, chunk_model)
+        for model in (query_model, chunk_model):
+            dropout_off(model)
+            model.to(device).eval()
+        query_prefix = _prompt(sides[0], ("query",)) or chosen.query_prefix
+        chunk_prefix = _prompt(sides[-1], _DOCUMENT_NAMES) or chosen.chunk_prefix
+        return cls(
+            query=_encoder(query_model, query_prefix, chosen.max_query_tokens, names[0]),
+            chunk=_encoder(chunk_model, chunk_prefix, chosen.max_chunk_tokens, names[-1]),
+            preset=chosen,
+            precision=precision,
+            device=torch.device(device),
+        )
+
+    @property
+    def dimension(self) -> int:
+        """D, the width of a vector."""
+        get = getattr(self.query.model, "get_embedding_dimension", None)
+        get = get or self.query.model.get_sentence_embedding_dimension
+        return int(get())
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the query encoder."""
+        return sum(p.numel() for p in self.query_module.parameters())
+
+    @property
+    def flops_per_token(self) -> int:
+        """Forward FLOPs per token of one encoder: 2 * (weights without embedding tables); attention
+        scores not counted.
+        """
+        tables = [
+            m.weight.numel() for m in self.query_module.modules() if isinstance(m, nn.Embedding)
+        ]
+        return 2 * (self.num_parameters - sum(tables))
+
+    @property
+    def query_module(self) -> nn.Module:
+        """The query encoder as a module: its parameters are what R-ft trains."""
+        module: nn.Module = self.query.model
+        return module
+
+    def encode_queries(
+        self, texts: Sequence[str], *, batch_tokens: int = 16384
+    ) -> NDArray[np.float32]:
+        """(N, D) float32 query vectors in the order given."""
+        return self._encode(self.query, self.query.tokens(texts), batch_tokens)
+
+    def encode_chunks(
+        self, titles: Sequence[str], texts: Sequence[str], *, batch_tokens: int = 16384
+    ) -> NDArray[np.float32]:
+        """(N, D) float32 chunk vectors in the order given; an empty title leaves the text alone."""
+        formatted = [
+            self.format_chunk(title, text) for title, text in zip(titles, texts, strict=True)
+        ]
+        return self._encode(self.chunk, self.chunk.tokens(formatted), batch_tokens)
+
+    def format_chunk(self, title: str, text: str) -> str:
+        """The string the chunk encoder reads (before its prefix), e.g. "{title} {text}"."""
+        if not title:
+            return text
+        sep = self.chunk.tokenizer.sep_token or ""
+        return self.preset.chunk_format.format(title=title, text=text, sep=sep)
+
+    def query_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of queries as the query encoder reads them: prefix, special tokens, truncation."""
+        return self.query.tokens(texts)
+
+    def query_forward(self, token_lists: Sequence[Sequence[int]]) -> Tensor:
+        """(B, D) fp32 query vectors with gradient, for R-ft; equal to `encode_queries` of the same
+        texts.
+        """
+        return self.query.forward(token_lists).float()
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Character (start, end) of each token of the query tokenizer, without special tokens or
+        truncation.
+
+        Corpus examples cut a chunk's first and last 50 tokens by these.
+        """
+        encoded = self.query.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+
+    def save_query_encoder(self, path: str | Path) -> None:
+        """A sentence-transformers folder; plain `SentenceTransformer(path).encode` gives the query
+        vectors.
+        """
+        model = _assembled(
+            list(self.query.model.children()), {"query": self.query.prefix}, default="query"
+        )
+        _save(model, path, self.preset)
+
+    def save_retriever(self, path: str | Path) -> None:
+        """A sentence-transformers Router: `encode_query` goes to the query encoder,
+        `encode_document` to the chunk encoder.
+
+        Prefixes travel as prompts; a title goes in front of its chunk as the preset's chunk_format
+        says.
+        """
+        from sentence_transformers.sentence_transformer.modules import Router
+
+        router = Router.for_query_document(
+            query_modules=list(self.query.model.children()),
+            document_modules=list(self.chunk.model.children()),
+        )
+        prompts = {"query": self.query.prefix, "document": self.chunk.prefix}
+        _save(_assembled([router], prompts), path, self.preset)
+
+    @torch.inference_mode()
+    def _encode(
+        self, side: Encoder, token_lists: list[list[int]], batch_tokens: int
+    ) -> NDArray[np.float32]:
+        """Batches of similar length under a token budget: little padding, and no batch larger than
+        memory allows.
+        """
+        lengths = [len(ids) for ids in token_lists]
+        self.last_num_tokens = sum(lengths)
+        vector_ND = np.empty((len(token_lists), self.dimension), dtype=np.float32)
+        if self.device.type == "cpu":
+            batch_tokens = min(batch_tokens, _CPU_BATCH_TOKENS)
+        for rows in length_buckets(lengths, batch_tokens):
+            vectors = side.forward([token_lists[row] for row in rows])
+            vector_ND[rows] = vectors.float().cpu().numpy()
+        return vector_ND
+
+
+def _load_model(name: str, preset: Preset, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """A SentenceTransformer: the folder's own modules, or a Hugging Face encoder with the preset's
+    pooling.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    model_kwargs = {"dtype": dtype, "use_safetensors": True}
+    has_modules = (Path(name).expanduser() / "modules.json").is_file()
+    if has_modules or preset.pooling == "sentence-transformers":
+        model = SentenceTransformer(
+            name, device="cpu", trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
+        )
+        return model.to(dtype)
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoConfig
+
+    if AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code).model_type == _DPR:
+        transformer = _dpr_transformer(name, dtype)
+    else:
+        remote = {"trust_remote_code": trust_remote_code}
+        transformer = Transformer(
+            name,
+            model_kwargs={**model_kwargs, **remote},
+            config_kwargs=remote,
+            processor_kwargs=remote,
+        )
+    width = int(transformer.model.config.hidden_size)
+    modules = [transformer, Pooling(width, pooling_mode=preset.pooling)]
+    return _assembled([*modules, Normalize()] if preset.normalize else modules, {})
+
+
+def _dpr_transformer(name: str, dtype: torch.dtype) -> Any:
+    """The BERT inside a DPR checkpoint: its pooled output is that BERT's [CLS] vector."""
+    from sentence_transformers.sentence_transformer.modules import Transformer
+    from transformers import AutoConfig, AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
+
+    config = AutoConfig.from_pretrained(name)
+    if getattr(config, "projection_dim", 0):
+        raise InputError(
+            f"retriever {name!r} projects its vectors (projection_dim {config.projection_dim}), "
+            "which is not supported; "
+            "give a DPR checkpoint without projection"
+        )
+    is_context = "DPRContextEncoder" in (config.architectures or [])
+    loader = DPRContextEncoder if is_context else DPRQuestionEncoder
+    dpr = loader.from_pretrained(name, dtype=dtype, use_safetensors=True)
+    inner = (dpr.ctx_encoder if is_context else dpr.question_encoder).bert_model
+    inner.config.model_type = "bert"
+    inner.config.architectures = ["BertModel"]
+    with tempfile.TemporaryDirectory() as folder:
+        _as_bert(inner).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(name).save_pretrained(folder)
+        return Transformer(folder, model_kwargs={"dtype": dtype, "use_safetensors": True})
+
+
+def _as_bert(inner: Any) -> Any:
+    """The same weights under a plain BertConfig, which AutoModel maps to BertModel."""
+    from transformers import BertConfig, BertModel
+
+    known = BertConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
+    settings = {key: value for key, value in inner.config.to_dict().items() if key in known}
+    bert = BertModel(BertConfig(**settings), add_pooling_layer=False)
+    bert.load_state_dict(inner.state_dict(), strict=True)
+    return bert.to(inner.dtype)
+
+
+def _route(model: Any, names: tuple[str, ...]) -> Any:
+    """One route of a Router as a SentenceTransformer of its own; any other model as it is."""
+    first, *rest = model.children()
+    if type(first).__name__ not in {"Router", "Asym"}:
+        return model
+    mapped = {task: route for (task, _), route in first.route_mappings.items()}
+    for name in names:
+        route = mapped.get(name, name)
+        if route in first.sub_modules:
+            return _assembled([*first.sub_modules[route], *rest], dict(model.prompts))
+    raise InputError(
+        f"the Router has the routes {', '.join(first.sub_modules)}; expected one of "
+        f"{', '.join(names)}"
+    )
+
+
+def _unshared(query_model: Any, chunk_model: Any) -> tuple[Any, Any]:
+    """The query encoder is copied where it shares any weight with the chunk encoder."""
+    chunk_weights = {p.data_ptr() for p in chunk_model.parameters()}
+    if any(p.data_ptr() in chunk_weights for p in query_model.parameters()):
+        return copy.deepcopy(query_model), chunk_model
+    return query_model, chunk_model
+
+
+def _prompt(model: Any, names: tuple[str, ...]) -> str:
+    """The prompt sentence-transformers itself would use for this task, or ""."""
+    default = model.default_prompt_name
+    for name in itertools.chain(names, [default] if default else []):
+        if model.prompts.get(name):
+            return str(model.prompts[name])
+    return ""
+
+
+def _encoder(model: Any, prefix: str, max_tokens: int, name: str) -> Encoder:
+    """Settles the truncation length in the tokenizer as well, so that an export truncates alike."""
+    tokenizer = model.tokenizer
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.pad_token_id is None:
+        raise InputError(
+            f"retriever {name!r} has no fast Hugging Face tokenizer with a PAD token; expected a "
+            "transformer encoder"
+        )
+    limits = [n for n in (max_tokens, model.max_seq_length, _positions(model)) if n]
+    length = min(limits) if limits else 512
+    model.max_seq_length = length
+    return Encoder(model=model, prefix=prefix, max_tokens=length)
+
+
+def _positions(model: Any) -> int:
+    """The position table's size, 0 where there is none (RoPE)."""
+    config = getattr(next(iter(model.children())), "config", None)
+    size = int(getattr(config, "max_position_embeddings", 0) or 0)
+    # RoBERTa-like tables start after the padding index.
+    offset = (
+        (config.pad_token_id or 0) + 1
+        if config is not None and "roberta" in config.model_type
+        else 0
+    )
+    return max(0, size - offset)
+
+
+def _assembled(modules: list[Any], prompts: dict[str, str], default: str = "") -> Any:
+    """A SentenceTransformer of given modules whose scores are dot products."""
+    from sentence_transformers import SentenceTransformer
+
+    used = {key: value for key, value in prompts.items() if value}
+    return SentenceTransformer(
+        modules=modules,
+        device="cpu" if not modules else str(next(modules[0].parameters()).device),
+        prompts=used or None,
+        default_prompt_name=default if default in used else None,
+        similarity_fn_name="dot",
+    )
+
+
+def _save(model: Any, path: str | Path, preset: Preset) -> None:
+    model.save_pretrained(str(path))
+    write_preset(preset, path)

@@ -1,0 +1,246 @@
+"""evaluate: ranked rows + LMs -> predictions, metrics with intervals, contrasts between variants.
+
+In: ranked rows and the variants to compare; each LM is loaded once per actor and serves all variants that use it. Out:
+`<variant>/part-*.parquet` with one prediction a question (each chunk's answer and weight included), metrics in the manifest.
+
+    radit evaluate --ranked runs/x/retrieve --variants.0.lm runs/x/lm-ft/model --output runs/x/evaluate
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from typing import Any
+
+import pyarrow as pa
+
+from radit_ray.core.errors import InputError
+from radit_ray.core.intervals import bootstrap_mean, paired_bootstrap
+from radit_ray.core.templates import shot
+from radit_ray.data import storage
+from radit_ray.data.artifacts import Artifact, Input, Work, artifact_input, commit_shard, read_manifest, read_shard, shard_names
+from radit_ray.engines.answering import METRICS, PREDICTION, Variant, answer_batch, check_variant
+from radit_ray.engines.references import model_input, resolved_precision
+from radit_ray.engines.resources import Resources
+from radit_ray.engines.shards import Meter, map_shards
+from radit_ray.models.causal_lm import CausalLM
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What decides the numbers."""
+
+    variants: tuple[Variant, ...] = (Variant(),)  # the rows of the table
+    contrasts: tuple[str, ...] = ()  # "a-minus-b": paired differences of all metrics
+    split: str = "eval"
+    tasks: tuple[str, ...] = ()  # tasks of the table and the contrasts; empty = all. Every task is reported by itself as well
+    limit: int = 0  # questions of each shard of ranked rows, 0 = all
+    bootstrap: int = 2000  # resamples of the 95% intervals, over groups (subjects, paragraphs)
+    precision: str = "auto"  # of the LMs: "bf16", "fp32" or "auto"
+    seed: int = 0
+
+
+def evaluate(config: EvaluateConfig, *, ranked: str, output: str, resources: Resources = Resources()) -> Artifact:
+    """Answers every question of the split with every variant and measures em, f1, nll (nats), recall@1 and recall@5.
+
+    Metrics: num_questions, variants {name: {metric: {value, low, high}}}, contrasts {"a-minus-b": {metric: {diff, low, high}}},
+    tasks {task: {name: {...}}}. InputError on an unknown ensemble or contrast, two variants of one name, no question.
+    """
+    names = [variant.name for variant in config.variants]
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"variant names {names}, expected one or more, all different")
+    for variant in config.variants:
+        check_variant(variant)
+    for contrast in config.contrasts:
+        _sides(contrast, names)
+    ranked_of = {v.name: artifact_input(v.ranked or ranked, "retrieve") for v in config.variants}
+    lm_of = {v.name: model_input(v.lm, what="lm") for v in config.variants}
+    # what each variant's paths hold is part of the identity, the paths are not
+    plain = tuple(dataclasses.replace(v, lm="", ranked="") for v in config.variants)
+    inputs = {"ranked": artifact_input(ranked, "retrieve")}
+    inputs |= {f"ranked/{name}": value for name, value in ranked_of.items() if value != inputs["ranked"]}
+    inputs |= {f"lm/{name}": value for name, value in lm_of.items()}
+    identity = dataclasses.replace(config, variants=plain)
+    with Work.open("evaluate", VERSION, identity, inputs, output, resolved_precision(resources.device)) as work:
+        if work.done:
+            return work.done
+        items = _items(config, ranked_of, lm_of, work)
+        arguments = {
+            "output": work.output,
+            "split": config.split,
+            "limit": config.limit,
+            "precision": work.config.precision,
+            "device": resources.device,
+            "batch_tokens": resources.batch_tokens,
+        }
+        map_shards(EvaluateWorker, arguments, items, resources=resources, label="evaluate", unit="part")
+        metrics = measure(work.output, config)
+        return work.finish(metrics=metrics, rows=metrics["num_questions"])
+
+
+def _items(
+    config: EvaluateConfig, ranked_of: dict[str, Input], lm_of: dict[str, Input], work: Work[EvaluateConfig]
+) -> list[dict[str, Any]]:
+    """One item for each variant and ranked shard that holds questions, ordered by LM so that an actor rarely changes it."""
+    with_questions: dict[str, list[str]] = {}
+    for source in {value.path: value for value in ranked_of.values()}.values():
+        with_questions[source.path] = [
+            name
+            for name in shard_names(source)
+            if config.split in read_shard(source.file(name), ["split"])["split"].to_pylist()
+        ]
+        if not with_questions[source.path]:
+            raise InputError(f"{source.path}: no example of split {config.split!r}; retrieve for such examples first")
+    items = []
+    for variant in sorted(config.variants, key=lambda v: lm_of[v.name].fingerprint):
+        source = ranked_of[variant.name]
+        used = {
+            "variant": json.dumps(dataclasses.asdict(variant)),
+            "lm": lm_of[variant.name].path,
+            "ranked": source.path,
+            "t_r": variant.t_r or _recorded_t_r(source),
+            "shots": draw_shots(source, variant, config),
+        }
+        items += [{"name": f"{variant.name}/{name}", "shard": name, **used} for name in with_questions[source.path]]
+    todo = set(work.missing([item["name"] for item in items]))
+    return [item for item in items if item["name"] in todo]
+
+
+def _recorded_t_r(source: Input) -> float:
+    manifest = read_manifest(source.path)
+    assert manifest is not None
+    return float(manifest["metrics"]["t_r"])
+
+
+def draw_shots(source: Input, variant: Variant, config: EvaluateConfig) -> list[str]:
+    """Whole demonstrations for a variant: a seeded draw from split "train", each with its own top chunk where asked."""
+    if not variant.shots:
+        return []
+    found: list[dict[str, Any]] = []
+    for name in shard_names(source):
+        table = read_shard(source.file(name))
+        found += [row for row in table.to_pylist() if row["split"] == "train" and row["task"] != "corpus"]
+        if len(found) >= 100 * variant.shots:
+            break
+    if len(found) < variant.shots:
+        raise InputError(f"variant {variant.name!r} wants {variant.shots} shots, {len(found)} train examples are there; lower shots")
+    drawn = random.Random(config.seed).sample(found, variant.shots)
+    with_chunk = variant.shot_chunks and variant.k > 0
+    return [
+        shot(
+            row,
+            template=variant.template,
+            chunk=(row["titles"][0], row["texts"][0]) if with_chunk and row["texts"] else None,
+        )
+        for row in drawn
+    ]
+
+
+class EvaluateWorker:
+    """Holds one LM at a time; answers one variant's shard a call."""
+
+    def __init__(
+        self, *, output: str, split: str, limit: int, precision: str, device: str, batch_tokens: int
+    ) -> None:
+        self.output, self.split, self.limit = output, split, limit
+        self.precision, self.device, self.batch_tokens = precision, device, batch_tokens
+        self.path, self.lm = "", None
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        variant = Variant(**json.loads(item["variant"]))
+        if self.lm is None or self.path != item["lm"]:
+            self.lm = None  # the old weights go before the new ones come
+            self.lm = CausalLM.load(
+                item["lm"], precision=self.precision, device=self.device, eos_token=variant.eos_token
+            )
+            self.path = item["lm"]
+        lm = self.lm
+        table = read_shard(storage.join(item["ranked"], item["shard"]))
+        rows = [row for row in table.to_pylist() if row["split"] == self.split]
+        rows = rows[: self.limit or None]
+        shots = list(item["shots"])
+        meter = Meter(flops_per_token=lm.flops_per_token)
+        predictions, cost = meter.measure(
+            lambda: answer_batch(lm, rows, variant, t_r=item["t_r"], shots=shots, batch_tokens=self.batch_tokens)
+        )
+        table = pa.Table.from_pylist(predictions, schema=PREDICTION)
+        return commit_shard(self.output, item["name"], table, **cost)
+
+
+def measure(output: str, config: EvaluateConfig) -> dict[str, Any]:
+    """Means with 95% bootstrap intervals over groups for every variant and task, and the paired contrasts."""
+    columns = ["id", "task", "group", *METRICS]
+    tables = {
+        variant.name: pa.concat_tables(
+            [
+                read_shard(storage.join(output, variant.name, name), columns)
+                for name in storage.list_files(storage.join(output, variant.name))
+            ]
+        ).to_pylist()
+        for variant in config.variants
+    }
+    first = next(iter(tables.values()))
+    found = list(dict.fromkeys(row["task"] for row in first))
+    tasks = list(config.tasks) or found
+    unknown = set(tasks) - set(found)
+    if unknown:
+        raise InputError(f"no question of task {sorted(unknown)[0]!r} (there are: {', '.join(found)})")
+    asked = {name: [row for row in table if row["task"] in tasks] for name, table in tables.items()}
+    contrasts = {}
+    for contrast in config.contrasts:
+        a, b = _sides(contrast, list(tables))
+        contrasts[contrast] = _differences(asked[a], asked[b], config)
+    return {
+        "num_questions": len(next(iter(asked.values()))),
+        "variants": {name: _means(table, config) for name, table in asked.items()},
+        "contrasts": contrasts,
+        "tasks": {
+            task: {name: _means([r for r in table if r["task"] == task], config) for name, table in tables.items()}
+            for task in found
+        },
+    }
+
+
+def _means(rows: list[dict[str, Any]], config: EvaluateConfig) -> dict[str, dict[str, float]]:
+    result = {}
+    for metric in METRICS:
+        known = [row for row in rows if row[metric] is not None]
+        if known:
+            values, groups = [row[metric] for row in known], [row["group"] for row in known]
+            value, low, high = bootstrap_mean(values, groups, num_samples=config.bootstrap, seed=config.seed)
+            result[metric] = {"value": value, "low": low, "high": high}
+    return result
+
+
+def _differences(
+    a: list[dict[str, Any]], b: list[dict[str, Any]], config: EvaluateConfig
+) -> dict[str, dict[str, float]]:
+    other = {row["id"]: row for row in b}
+    result = {}
+    for metric in METRICS:
+        pairs = [
+            (row, other[row["id"]])
+            for row in a
+            if row["id"] in other and row[metric] is not None and other[row["id"]][metric] is not None
+        ]
+        if pairs:
+            diff, low, high = paired_bootstrap(
+                [x[metric] for x, _ in pairs],
+                [y[metric] for _, y in pairs],
+                [x["group"] for x, _ in pairs],
+                num_samples=config.bootstrap,
+                seed=config.seed,
+            )
+            result[metric] = {"diff": diff, "low": low, "high": high}
+    return result
+
+
+def _sides(contrast: str, names: list[str]) -> tuple[str, str]:
+    """The two variants of "a-minus-b"."""
+    a, separator, b = contrast.partition("-minus-")
+    if not separator or a not in names or b not in names:
+        raise InputError(f"contrast {contrast!r}, expected A-minus-B with A and B of: {', '.join(names)}")
+    return a, b
