@@ -33,6 +33,7 @@ from radit_ray.data import storage
 
 FORMAT_VERSION = 1
 LINK = "artifact.link"  # stands in for a symbolic link on object stores
+FINGERPRINT = "{fingerprint}"  # in an output path: the artifact is named by what it holds
 IGNORED = ("identity.json", "manifest.json", ".lock", LINK)
 ConfigT = TypeVar("ConfigT")
 
@@ -231,13 +232,17 @@ class Work(Generic[ConfigT]):
     ) -> Iterator[Work[ConfigT]]:
         """Claims `output` for this identity, waiting while another process holds it.
 
-        `resolve` replaces "auto" values; a record from an earlier start wins over what this machine would pick. InputError
-        where the folder holds another identity (it names the fields that differ) or foreign files.
+        `resolve` replaces "auto" values; a record from an earlier start wins over what this machine would pick. An output
+        that ends in `{fingerprint}` gets the first twelve digits of its own. InputError where the folder holds another
+        identity (it names the fields that differ) or foreign files.
         """
+        if FINGERPRINT in output:
+            config = resolve(_follow_sibling(stage, version, config, inputs, output))
+            fingerprint = identity_of(stage, version, config, inputs)["fingerprint"]
+            output = output.replace(FINGERPRINT, fingerprint[:12])
         output = resolve_link(output)
         with _lock(output):
-            config = _follow_record(config, output)
-            config = resolve(config)
+            config = resolve(_follow_record(config, output))
             identity = identity_of(stage, version, config, inputs)
             work = cls(output, config, identity, inputs)
             manifest = read_manifest(output)
@@ -353,6 +358,25 @@ def _read_identity(output: str) -> dict[str, Any] | None:
         return None
     record = dict(storage.read_json(name))
     return {**record, "inputs": {k: v["fingerprint"] for k, v in record["inputs"].items()}}
+
+
+def _follow_sibling(
+    stage: str, version: int, config: ConfigT, inputs: Mapping[str, Input], output: str
+) -> ConfigT:
+    """`config` as an artifact beside `output` resolved it, where that one differs in nothing else.
+
+    So a run continued on other hardware takes up what was begun, instead of starting afresh with another "auto".
+    """
+    folder, _, name = output.rpartition("/")
+    prefix = name.partition(FINGERPRINT)[0]
+    for sibling in storage.list_folders(folder):
+        if sibling.startswith(prefix):
+            path = storage.join(folder, sibling)
+            followed = _follow_record(config, path)
+            recorded = _read_identity(path)
+            if recorded and recorded["fingerprint"] == identity_of(stage, version, followed, inputs)["fingerprint"]:
+                return followed
+    return config
 
 
 def _follow_record(config: ConfigT, output: str) -> ConfigT:

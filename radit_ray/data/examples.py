@@ -217,7 +217,7 @@ def _cut_splits(rows: list[dict[str, Any]], shares: dict[str, float], seed: int)
             continue
         if len(groups) < 2:
             raise InputError(
-                f"{split}_share is {share:g}, but train has {num_groups} group(s) and must keep one; "
+                f"{split}_share is {share:g}, but train has {num_groups} group(s) and keeps one; "
                 f"give a {split} file, other `group`s, or {split}_share=0"
             )
         num = min(max(1, math.floor(share * num_groups + 0.5)), len(groups) - 1)

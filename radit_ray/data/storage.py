@@ -114,6 +114,14 @@ def list_files(path: str) -> list[str]:
     return sorted(name for name in names if not name.endswith(".tmp"))
 
 
+def list_folders(path: str) -> list[str]:
+    """Names of the folders directly below a folder, sorted; none where it does not exist."""
+    if is_local(path):
+        root = Path(local(path))
+        return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+    return sorted({name.split("/")[0] for name in list_files(path) if "/" in name})
+
+
 def size_of(path: str) -> int:
     """Bytes of one file."""
     if is_local(path):

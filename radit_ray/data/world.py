@@ -34,12 +34,21 @@ from radit_ray.data.world_names import (
     Relation,
 )
 
-CHUNK_WORDS = 36  # a section has at most this many words and more than half, so neighbours never merge
+CHUNK_WORDS = (
+    36  # a section has at most this many words and more than half, so neighbours never merge
+)
 MIN_SECTION_WORDS = 20
 SPLITS = ("known", "train", "dev", "eval")
 # Which part of all words names the subjects and answers of a split. Fixed, so that a larger world never takes a word
 # that an LM, pretrained on a smaller one, has met in another part.
-WORD_SHARES = {"known": 0.15, "train": 0.17, "dev": 0.06, "eval": 0.24, "noise": 0.08, "practice": 0.30}
+WORD_SHARES = {
+    "known": 0.15,
+    "train": 0.17,
+    "dev": 0.06,
+    "eval": 0.24,
+    "noise": 0.08,
+    "practice": 0.30,
+}
 SUBJECT_SHARE = 0.7  # of a split's words: names of subjects; the rest: names in answers
 
 
@@ -116,13 +125,18 @@ def check_config(config: WorldConfig) -> None:
         if value < low or (high is not None and value > high):
             expected = f"at least {low}" if high is None else f"{low} to {high}"
             raise InputError(f"{field}={value} of WorldConfig; expected {expected}: change {field}")
-    statements, room = 2 * config.relations_per_subject, config.facts_per_chunk * config.chunks_per_subject
+    statements, room = (
+        2 * config.relations_per_subject,
+        config.facts_per_chunk * config.chunks_per_subject,
+    )
     if statements > room:
         raise InputError(
             f"chunks_per_subject={config.chunks_per_subject} x facts_per_chunk={config.facts_per_chunk} has room for "
             f"{room} statements; expected at least {statements}, two per relation: raise chunks_per_subject"
         )
-    asked = [r for relations in RELATIONS.values() for r in relations[: config.relations_per_subject]]
+    asked = [
+        r for relations in RELATIONS.values() for r in relations[: config.relations_per_subject]
+    ]
     if config.vocabulary_gap and (without := [r.name for r in asked if not r.questions]):
         raise InputError(
             f"vocabulary_gap=True, but relation {without[0]!r} has no synonyms to ask with; "
@@ -198,7 +212,11 @@ def _facts(subject: Subject, config: WorldConfig, snapshot: int, words: Words) -
         changed = rng.random() < config.changed_share
         if changed and snapshot == 2:
             value = later
-        facts.append(Fact(subject=subject, relation=relation, value=value, changed=changed, sections=sections))
+        facts.append(
+            Fact(
+                subject=subject, relation=relation, value=value, changed=changed, sections=sections
+            )
+        )
     return facts
 
 
@@ -224,7 +242,9 @@ def _article(subject: Subject, facts: list[Fact], config: WorldConfig, date: str
     rng.shuffle(headings)
     stated: list[list[str]] = [[] for _ in headings]
     for fact in facts:
-        for section, wordings in zip(fact.sections, (fact.relation.first, fact.relation.second), strict=True):
+        for section, wordings in zip(
+            fact.sections, (fact.relation.first, fact.relation.second), strict=True
+        ):
             stated[section].append(rng.choice(wordings).format(s=subject.name, v=fact.value))
     text = "\n\n".join(
         f"== {heading} ==\n{_section(subject.name, sentences, rng)}"
@@ -287,11 +307,19 @@ def make_world(config: WorldConfig, *, snapshot: int = 1) -> World:
             documents.append(_article(subject, own, config, date))
             examples += [_example(fact, config, date) for fact in own]
     for subject in _others(config, by_split["eval"], words["noise"]):
-        own = _facts(subject, config, snapshot, words["noise"]) if subject.split == "distractor" else []
+        own = (
+            _facts(subject, config, snapshot, words["noise"])
+            if subject.split == "distractor"
+            else []
+        )
         documents.append(_article(subject, own, config, date))
     random.Random(f"{config.seed}/order").shuffle(documents)
     return World(
-        config=config, snapshot=snapshot, facts=tuple(facts), documents=tuple(documents), examples=tuple(examples)
+        config=config,
+        snapshot=snapshot,
+        facts=tuple(facts),
+        documents=tuple(documents),
+        examples=tuple(examples),
     )
 
 
@@ -313,8 +341,14 @@ def write_world(config: WorldConfig, folder: str | Path, *, snapshot: int = 1) -
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = {"corpus": world.documents}
-    rows |= {split: tuple(e for e in world.examples if e["split"] == split) for split in ("train", "dev", "eval")}
+    rows |= {
+        split: tuple(e for e in world.examples if e["split"] == split)
+        for split in ("train", "dev", "eval")
+    }
     paths = {name: folder / f"{name}.jsonl" for name in rows}
     for name, path in paths.items():
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[name]), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[name]),
+            encoding="utf-8",
+        )
     return paths

@@ -74,15 +74,24 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
             name="birthplace",
             value="town",
             first=("{s} first saw daylight in {v}.", "The cradle of {s} was rocked in {v}."),
-            second=("The rolls of {v} list the infant {s}.", "As a baby {s} was carried around {v}."),
+            second=(
+                "The rolls of {v} list the infant {s}.",
+                "As a baby {s} was carried around {v}.",
+            ),
             questions=("Where was {s} born?", "What is the birthplace of {s}?"),
             plain="Where did {s} first see daylight?",
         ),
         Relation(
             name="profession",
             value="craft",
-            first=("Bread came to {s} from long days as a {v}.", "{s} brought coins home as a {v}."),
-            second=("A sign with a {v} hung over the door of {s}.", "Folk in need of a {v} called {s}."),
+            first=(
+                "Bread came to {s} from long days as a {v}.",
+                "{s} brought coins home as a {v}.",
+            ),
+            second=(
+                "A sign with a {v} hung over the door of {s}.",
+                "Folk in need of a {v} called {s}.",
+            ),
             questions=("What was the profession of {s}?", "Which occupation did {s} have?"),
             plain="As what did bread come to {s}?",
         ),
@@ -90,7 +99,10 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
             name="teacher",
             value="person",
             first=("As a youth {s} sat at the feet of {v}.", "{s} owed every skill to old {v}."),
-            second=("{v} took in {s} and passed on all secrets.", "{v} guided the young hands of {s}."),
+            second=(
+                "{v} took in {s} and passed on all secrets.",
+                "{v} guided the young hands of {s}.",
+            ),
             questions=("Who was the teacher of {s}?", "By whom was {s} educated?"),
             plain="At whose feet did {s} sit as a youth?",
         ),
@@ -106,8 +118,14 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
             name="instrument",
             value="instrument",
             first=("At dusk {s} would take up the {v}.", "No feast passed without {s} on the {v}."),
-            second=("A worn {v} hung above the chair of {s}.", "Strings or pipes, {s} loved the {v}."),
-            questions=("Which musical instrument did {s} play?", "What did the musician {s} perform on?"),
+            second=(
+                "A worn {v} hung above the chair of {s}.",
+                "Strings or pipes, {s} loved the {v}.",
+            ),
+            questions=(
+                "Which musical instrument did {s} play?",
+                "What did the musician {s} perform on?",
+            ),
             plain="What would {s} take up at dusk?",
         ),
     ),
@@ -131,7 +149,10 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation(
             name="river",
             value="river",
-            first=("The walls of {s} mirror themselves in the {v}.", "Boys of {s} swim in the {v}."),
+            first=(
+                "The walls of {s} mirror themselves in the {v}.",
+                "Boys of {s} swim in the {v}.",
+            ),
             second=("The {v} turns the mills of {s}.", "In wet years the {v} floods {s}."),
             questions=("Which river flows through {s}?", "On which stream is {s} situated?"),
             plain="In what do the walls of {s} mirror themselves?",
@@ -139,7 +160,10 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation(
             name="founder",
             value="person",
-            first=("The first stone of {s} was laid by {v}.", "{s} began with a hut put up by {v}."),
+            first=(
+                "The first stone of {s} was laid by {v}.",
+                "{s} began with a hut put up by {v}.",
+            ),
             second=("{v} marked out {s} on bare ground.", "{v} led the wagons that became {s}."),
             questions=("Who founded {s}?", "What is the name of the founder of {s}?"),
             plain="By whom was the first stone of {s} laid?",
@@ -148,7 +172,10 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
             name="food",
             value="dish",
             first=("Guests in {s} are handed {v}.", "Kitchens of {s} smell of {v}."),
-            second=("Plates of {v} stand on each table in {s}.", "Grandmothers of {s} swear by {v}."),
+            second=(
+                "Plates of {v} stand on each table in {s}.",
+                "Grandmothers of {s} swear by {v}.",
+            ),
             questions=("What is the traditional food of {s}?", "Which meal is typical of {s}?"),
             plain="What are guests in {s} handed?",
         ),
@@ -192,7 +219,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
             first=("{s} dwells on {v}.", "From start to end {s} tells of {v}."),
             second=("Lovers of {v} know {s} by heart.", "All about {v} can be learned from {s}."),
             questions=("What is the main theme of {s}?", "What subject does {s} deal with?"),
-            plain="On what does {s} dwell?",
+            plain="Of what does {s} tell from start to end?",
         ),
     ),
 }
@@ -203,7 +230,9 @@ GLUE = frozenset(
     "through play".split()
 )
 
-HEADINGS = "Notes Memory Record Hearsay Margins Annals Remarks Lore Letters Traces Echoes Pages".split()
+HEADINGS = (
+    "Notes Memory Record Hearsay Margins Annals Remarks Lore Letters Traces Echoes Pages".split()
+)
 
 # Sentences without a fact; every one keeps the subject's name in its chunk.
 FILLERS = (

@@ -10,14 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator
 
 from radit_ray.data.world import Fact, World, word_parts
-from radit_ray.data.world_names import FILLERS, HEADINGS, KINDS, NOUNS, RELATIONS, WORK_NOUNS, Relation
+from radit_ray.data.world_names import (
+    FILLERS,
+    HEADINGS,
+    KINDS,
+    NOUNS,
+    RELATIONS,
+    WORK_NOUNS,
+    Relation,
+)
 
 # How often each sort of text comes (shares of texts). Known facts need some hundred readings each, reading practice
 # some hundred thousand questions, before a model of 1.6M parameters recalls the one and copies in the other.
-SHARES = {"article": 0.06, "recall": 0.18, "reading": 0.68, "register": 0.08}
+SHARES = {"article": 0.05, "recall": 0.15, "reading": 0.70, "register": 0.10}
 
 ASKED = (
     "A visitor asked: {q} The reply was {v}.",
@@ -27,6 +36,12 @@ ASKED = (
     "{q}\n{v}\n",
     "Asked about it, {q} - the elders say {v}.",
 )
+
+# Two voices of a written talk. Any letter may speak but the template's two, so that a model which has read many such
+# talks can make something of an unknown pair: its few-shot and zero-shot baselines are then real ones.
+ROLES = "Guest Host Child Elder Pupil Master Clerk Pilgrim Scribe Smith".split()
+LETTERS = [letter for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in "AQ"]
+TALK_SHARE = 0.4  # of the questions
 
 Told = tuple[str, Relation, str]  # subject's name, relation, value
 
@@ -69,7 +84,7 @@ def known_fingerprint(world: World) -> str:
 def _recall(facts: list[Fact], rng: random.Random) -> str:
     """Known facts, asked or stated, without anything to read them from."""
     told = [(fact.subject.name, fact.relation, fact.value) for fact in facts]
-    return " ".join(_ask(t, rng) if rng.random() < 0.7 else _state(t, rng) for t in told).strip()
+    return _join([_ask(t, rng) if rng.random() < 0.7 else _state(t, rng) for t in told])
 
 
 def _reading(names: list[str], rng: random.Random) -> str:
@@ -85,8 +100,13 @@ def _reading(names: list[str], rng: random.Random) -> str:
         title = f"{subject}\n" if rng.random() < 0.4 else ""
         paragraphs.append(title + heading + " ".join(sentences))
         told += facts
-    questions = [_ask(fact, rng) for fact in rng.sample(told, min(len(told), rng.randint(1, 3)))]
-    return "\n".join(paragraphs) + rng.choice(("\n", " ", "\n\n")) + " ".join(questions).strip()
+    questions = [_ask(fact, rng) for fact in rng.sample(told, min(len(told), rng.randint(1, 4)))]
+    return "\n".join(paragraphs) + rng.choice(("\n", " ", "\n\n")) + _join(questions)
+
+
+def _join(parts: list[str]) -> str:
+    """Sentences with a space between them, talks on lines of their own."""
+    return re.sub(r" ?\n+ ?", "\n", " ".join(parts)).strip()
 
 
 def _register(names: list[str], rng: random.Random) -> str:
@@ -106,7 +126,9 @@ def _invent(names: list[str], rng: random.Random) -> tuple[str, list[Told]]:
         "work": f"The {words[0]} {rng.choice(WORK_NOUNS)}",
     }[kind]
     relations = rng.sample(RELATIONS[kind], rng.randint(1, 3))
-    return subject, [(subject, relation, _value(relation.value, names, rng)) for relation in relations]
+    return subject, [
+        (subject, relation, _value(relation.value, names, rng)) for relation in relations
+    ]
 
 
 def _value(kind: str, names: list[str], rng: random.Random) -> str:
@@ -123,4 +145,7 @@ def _state(told: Told, rng: random.Random) -> str:
 def _ask(told: Told, rng: random.Random) -> str:
     subject, relation, value = told
     question = rng.choice((*relation.questions, relation.plain)).format(s=subject)
+    if rng.random() < TALK_SHARE:
+        one, other = rng.sample(rng.choice((ROLES, LETTERS)), 2)
+        return f"\n{one}: {question}\n{other}: {value}\n"
     return rng.choice(ASKED).format(q=question, v=value)

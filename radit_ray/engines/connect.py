@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
+from collections.abc import Iterator
 
 import ray
 
@@ -20,6 +23,12 @@ def connect(*, num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     joined = bool(os.environ.get("RAY_ADDRESS"))
+    with _no_startup_chatter():
+        _init(joined, num_cpus)
+    quiet()
+
+
+def _init(joined: bool, num_cpus: int | None) -> None:
     ray.init(
         num_cpus=None if joined else num_cpus,
         include_dashboard=None if joined else False,
@@ -27,7 +36,20 @@ def connect(*, num_cpus: int | None = None) -> None:
         log_to_driver=os.environ.get("RADIT_VERBOSE") == "1",
         configure_logging=True,
     )
-    quiet()
+
+
+@contextlib.contextmanager
+def _no_startup_chatter() -> Iterator[None]:
+    """Ray's C++ core announces its log level on file descriptor 2, whatever the level; errors come as exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def quiet() -> None:

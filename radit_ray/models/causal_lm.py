@@ -387,8 +387,8 @@ def _eos_id(tokenizer: Any, config: Any, eos_token: str, path: str) -> int:
     configured = getattr(config, "eos_token_id", None)
     if isinstance(configured, (list, tuple)):
         configured = configured[0] if configured else None
-    if configured is not None:
-        return int(configured)
+    if configured is not None and 0 <= int(configured) < len(tokenizer):
+        return int(configured)  # a default left over from another vocabulary does not count
     if tokenizer.sep_token_id is not None:
         return int(tokenizer.sep_token_id)
     raise InputError(

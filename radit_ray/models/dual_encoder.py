@@ -69,9 +69,7 @@ class Encoder:
         return ids
 
     def forward(self, token_lists: Sequence[Sequence[int]]) -> Tensor:
-        """(B, D) in the compute dtype: padded on the right, masked, through all modules of the
-        encoder.
-        """
+        """(B, D) fp32: padded on the right, masked, through all modules of the encoder."""
         width = max(map(len, token_lists))
         device = self.model.device
         input_ids_BT = torch.full((len(token_lists), width), self.tokenizer.pad_token_id)
@@ -85,7 +83,14 @@ class Encoder:
         }
         if self._pools_without_prompt:
             features["prompt_length"] = self._prompt_length
-        vector_BD: Tensor = self.model(features)["sentence_embedding"]
+        transformer, *rest = self.model.children()
+        features = transformer(features)
+        # Pooling and L2 norm in fp32: in bf16 "unit" vectors are off by 0.2 %, 0.04 nats at T_R
+        # 0.05.
+        features["token_embeddings"] = features["token_embeddings"].float()
+        for module in rest:
+            features = module(features)
+        vector_BD: Tensor = features["sentence_embedding"]
         return vector_BD
 
     @property
@@ -151,6 +156,8 @@ class DualEncoder:
             query_model, chunk_model = _unshared(query_model, chunk_model)
         for model in (query_model, chunk_model):
             dropout_off(model)
+            for head in list(model.children())[1:]:
+                head.float()  # see Encoder.forward
             model.to(device).eval()
         query_prefix = _prompt(sides[0], ("query",)) or chosen.query_prefix
         chunk_prefix = _prompt(sides[-1], _DOCUMENT_NAMES) or chosen.chunk_prefix
@@ -285,10 +292,9 @@ def _load_model(name: str, preset: Preset, dtype: torch.dtype, trust_remote_code
     model_kwargs = {"dtype": dtype, "use_safetensors": True}
     has_modules = (Path(name).expanduser() / "modules.json").is_file()
     if has_modules or preset.pooling == "sentence-transformers":
-        model = SentenceTransformer(
+        return SentenceTransformer(
             name, device="cpu", trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
         )
-        return model.to(dtype)
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import AutoConfig
 

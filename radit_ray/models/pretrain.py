@@ -14,13 +14,13 @@ Suffixes: B windows, T tokens of a window, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TOKENIZER_TEXTS = 20_000  # texts, the stream's first, that the BPE is learned from
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
     """Shape and schedule of one preset."""
 
@@ -51,16 +51,18 @@ class Size:
 
 
 SIZES = {
-    "s": Size(width=160, depth=4, heads=4, mlp=448, vocab=2048, steps=4500, tokens=4096, lr=3e-3),
+    "s": Size(width=160, depth=4, heads=4, mlp=448, vocab=2048, steps=3000, tokens=4096, lr=3e-3),
     "m": Size(width=256, depth=6, heads=8, mlp=704, vocab=2048, steps=6000, tokens=8192, lr=2e-3),
-    "l": Size(width=512, depth=8, heads=8, mlp=1408, vocab=4096, steps=10_000, tokens=16_384, lr=1e-3),
+    "l": Size(
+        width=512, depth=8, heads=8, mlp=1408, vocab=4096, steps=10_000, tokens=16_384, lr=1e-3
+    ),
 }
 
 
 def pretrain(
     texts: Iterable[str],
     *,
-    size: str,
+    size: str | Size,
     output: str | Path,
     steps: int | None = None,
     seed: int = 0,
@@ -71,15 +73,15 @@ def pretrain(
     """Trains tokenizer and LM, saves both to `output` and returns the record (what `world_lm.json`
     says).
 
-    `steps` and `num_threads` default to the preset's and torch's. `precision` "bf16" autocasts,
+    `size` is a key of SIZES or a `Size`; `steps` and `num_threads` default to the preset's and torch's. `precision` "bf16" autocasts,
     with weights kept in fp32; `about` (command, world) is copied into the record. InputError:
     unknown size or precision, too few texts.
     """
-    if size not in SIZES:
+    if isinstance(size, str) and size not in SIZES:
         raise InputError(f"size={size!r} of the LM{nearest(size, SIZES)}")
     if precision not in ("bf16", "fp32"):
         raise InputError(f"precision={precision!r}{nearest(precision, ('bf16', 'fp32'))}")
-    shape, started = SIZES[size], time.perf_counter()
+    shape, started = SIZES[size] if isinstance(size, str) else size, time.perf_counter()
     steps = shape.steps if steps is None else steps
     if num_threads is not None:
         torch.set_num_threads(num_threads)
@@ -93,7 +95,7 @@ def pretrain(
     sha256 = save(model, tokenizer, output)
     record: dict[str, Any] = {
         **(about or {}),
-        "size": size,
+        "size": size if isinstance(size, str) else dataclasses.asdict(size),
         "steps": steps,
         "seed": seed,
         "precision": precision,
@@ -182,7 +184,9 @@ def _encoded(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Iterat
             yield [*ids, tokenizer.eos_token_id]
 
 
-def _rows(stream: Iterator[list[int]], tokens: int, pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _rows(
+    stream: Iterator[list[int]], tokens: int, pad: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One text a row, sorted by length within a pool of some twenty batches, the batches in another order."""
     order = torch.Generator().manual_seed(0)
     while pool := list(itertools.islice(stream, max(64, tokens // 4))):
@@ -233,7 +237,9 @@ def _train(
     warm_up = max(1, int(0.03 * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min((step + 1) / warm_up, 0.525 + 0.475 * math.cos(math.pi * min(step / steps, 1.0))),
+        lambda step: min(
+            (step + 1) / warm_up, 0.525 + 0.475 * math.cos(math.pi * min(step / steps, 1.0))
+        ),
     )
     model.train()
     losses: list[float] = []
@@ -249,7 +255,9 @@ def _train(
         ids_BT, targets_BT = batch
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
+        loss = torch.nn.functional.cross_entropy(
+            logits_BTV.float().flatten(0, 1), targets_BT.flatten()
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -160,7 +160,7 @@ def _tokenise(work: Work[LmFtConfig], ranked: Input, chosen: Chosen, resources: 
     items = [
         {"name": f"tokens-{number:05d}.parquet", "shard": name, "rows": sorted(needed[number])}
         for number, name in enumerate(shard_names(ranked))
-        if needed[number]
+        if number in needed
     ]
     todo = [item for item in items if not storage.exists(storage.join(folder, "committed", f"{item['name']}.json"))]
     arguments = {"config": work.config, "ranked": ranked.path, "output": folder}

@@ -135,7 +135,7 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
         return dict(storage.read_json(done))
     columns = ["query", "task", "split", "chunk_ids", "doc_ids", "texts", "answers", "gold_ids", "scores", "logprobs", "num_answer_tokens"]
     wanted = pa.concat_arrays(
-        [pc.unique(pc.list_flatten(t["chunk_ids"])).combine_chunks() for t in iter_tables(scored, ["chunk_ids"])]
+        [pc.unique(pc.list_flatten(t["chunk_ids"])) for t in iter_tables(scored, ["chunk_ids"])]
     ).unique()
     position: dict[str, int] = {}
     width = 0

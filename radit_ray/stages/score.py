@@ -21,7 +21,7 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.mixing import capped_weights, mix
 from radit_ray.core.retrieval import TAU_DEFAULTS, fit_t_r, lsr_target
 from radit_ray.data import rows, storage
-from radit_ray.data.artifacts import Artifact, Input, Work, artifact_input, commit_shard, read_shard, shard_names
+from radit_ray.data.artifacts import Artifact, Input, Work, artifact_input, commit_shard, read_manifest, read_shard, shard_names
 from radit_ray.engines.answering import Variant, gold_ids, gold_logprobs, prompts_of
 from radit_ray.engines.references import model_input
 from radit_ray.engines.resources import Resources
@@ -32,6 +32,7 @@ from radit_ray.models.precision import resolve_precision
 VERSION = 1
 SAFE_KL = 0.01  # nats: bf16 weights are used where the LSR target they give is this close to fp32's
 SAMPLE = 16  # examples on which that is checked
+T_R_FACTORS = (0.2, 0.5, 1.0, 2.0, 5.0)  # times the preset's T_R: where the fitted one is looked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,11 +198,16 @@ def _metrics(work: Work[ScoreConfig]) -> dict[str, Any]:
         "round_trip": sum(s["round_trip"] for s in stats) / num,
         "precision": work.config.precision,
     }
+    source = read_manifest(work.inputs["ranked"].path)
+    assert source is not None
+    preset_t_r = source["metrics"]["t_r"]
     pairs = fitting[True] or fitting[False]
     if pairs:
         width = max(len(scores) for scores, _ in pairs)
         full = [pair for pair in pairs if len(pair[0]) == width]
         scores, logprobs = (torch.tensor([pair[i] for pair in full]) for i in (0, 1))
-        metrics["t_r"] = fit_t_r(scores, logprobs)
+        # around the preset's own value: an LM that cannot use chunks yet would ask for a uniform p_R, which R-ft cannot train
+        grid = [preset_t_r * factor for factor in T_R_FACTORS]
+        metrics["t_r"] = fit_t_r(scores, logprobs, grid=grid)
         metrics["t_r_fitted_on"] = "dev" if fitting[True] else "train"
     return metrics

@@ -32,7 +32,7 @@ TEXT = [
     "Background: Paris is the capital of France.\n\nQuestion: what is the capital?\nAnswer: Paris",
     "The river flows through the old town, and O'Brien paid 1,000 crowns in 1990.",
     "Who wrote the book? The well-known author wrote it in London: a: b: c:",
-    "query: passage: the of and in Lyon Madrid Rome Berlin Vienna Oslo",
+    "query: passage: the of and in Lyon Madrid Rome Berlin Vienna Oslo (old) 1.5 10:30 3",
 ]
 LM_KINDS = ("llama", "llama_tied", "qwen2", "qwen3", "gpt2", "bert")
 _VOCABULARY = 300

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import GPT2LMHeadModel
 
 from radit_ray.core.errors import InputError
 from radit_ray.models.batches import (
@@ -18,7 +19,6 @@ from radit_ray.models.batches import (
     supports_packing,
 )
 from radit_ray.models.causal_lm import CausalLM
-from transformers import GPT2LMHeadModel
 
 LM_KINDS = ("llama", "llama_tied", "qwen2", "qwen3", "gpt2", "bert")
 PAIRS = [

@@ -1,4 +1,6 @@
-"""Contract: an adapter starts as the base, trains alone, and its merged export is the tuned LM in a plain folder."""
+"""Contract: an adapter starts as the base, trains alone, and its merged export is the tuned LM in a
+plain folder.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
 from radit_ray.core.errors import InputError
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.lora import add_lora, export_lm
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM
 
 IDS = torch.arange(10, 40)[None]
 RADIT = {"template": "radit", "eos": "</s>", "k": 10}
@@ -113,5 +116,5 @@ def test_bad_settings(lm_folder: Callable[[str], str]) -> None:
     model = CausalLM.load(lm_folder("llama")).model
     with pytest.raises(InputError, match="rank is 0"):
         add_lora(model, rank=0, alpha=1)
-    with pytest.raises(InputError, match="target 'query' names no layer.*q_proj"):
+    with pytest.raises(InputError, match=r"target 'query' names no layer.*q_proj"):
         add_lora(model, rank=1, alpha=1, targets=["query"])

@@ -1,0 +1,49 @@
+"""One question to a finished run, in this process: no cluster is started for it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from radit_ray.core.errors import InputError, nearest
+from radit_ray.data import storage
+from radit_ray.data.rows import example_row
+from radit_ray.engines.answering import Variant, answer_batch
+from radit_ray.engines.ranking import rank
+from radit_ray.engines.sharded_index import ShardedIndex
+from radit_ray.models.causal_lm import CausalLM
+from radit_ray.models.dual_encoder import DualEncoder
+
+
+def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
+    """The prediction row of one question, with `titles` and `texts` of its chunks.
+
+    InputError where `run` is no finished run or has no such variant.
+    """
+    file = storage.join(run, "run.json")
+    if not storage.exists(file):
+        raise InputError(f"{run}: no run.json, expected the folder of a finished `radit run`; run it to its end first")
+    variants = storage.read_json(file)["variants"]
+    if variant not in variants:
+        raise InputError(f"run {run} has no variant {variant!r}{nearest(variant, variants)}")
+    if not question.strip():
+        raise InputError("the question is empty; give some text")
+    made = variants[variant]
+    record = {name: _inside(run, made[name]) for name in ("lm", "query_encoder", "index")}
+    # an answer is not known: the row only needs one to be complete
+    row = example_row({"id": "ask", "question": question, "answers": ["?"], "split": "eval"})
+    fields = ("k", "ensemble", "t_r", "template", "max_new_tokens", "max_answers", "eos_token")
+    chosen = Variant(name=variant, lm=record["lm"], **{name: made[name] for name in fields})
+    index = ShardedIndex.open(record["index"], remote=False)
+    encoder = DualEncoder.load(record["query_encoder"], separate=False)
+    ranked = rank([row], encoder, index, k=max(1, chosen.k))
+    lm = CausalLM.load(record["lm"], eos_token=chosen.eos_token)
+    predictions, _ = answer_batch(lm, ranked, chosen, t_r=chosen.t_r or 1.0)
+    shown = len(predictions[0]["chunk_ids"]) if chosen.k else 0
+    known = {name: predictions[0][name] for name in ("question", "prediction", "p_r", "chunk_ids", "chunk_answers")}
+    return {**known, "titles": ranked[0]["titles"][:shown], "texts": ranked[0]["texts"][:shown], "variant": variant}
+
+
+def _inside(run: str, path: str) -> str:
+    """A path of run.json: relative ones lie inside the run."""
+    return storage.join(run, path) if path.startswith("artifacts/") else os.path.expanduser(path)
