@@ -1,7 +1,9 @@
-"""RA-DIT as a job: the method section of the paper in code. Every step is a stage on Ray; finished ones are reused.
+"""RA-DIT as a job: the method section of the paper in code. Every step is a stage on Ray; finished
+ones are reused.
 
-    python jobs/pipeline.py RECIPE --output DIR [...]                     what `radit run` does, with the same options
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/pipeline.py RECIPE --output DIR
+python jobs/pipeline.py RECIPE --output DIR [...]                     what `radit run` does, with
+the same options RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/pipeline.py
+RECIPE --output DIR
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from radit_ray.stages.score import score
 
 def pipeline(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Runs the whole of RA-DIT; returns what `results.json` holds."""
-    # The corpus side, once: only the query encoder is ever tuned, so no vector changes later (section 2.3).
+    # The corpus side, once: only the query encoder is ever tuned, so no vector changes later
+    # (section 2.3).
     chunks = run.stage(chunk, recipe.chunk, corpus=recipe.corpus)
     embeddings = run.stage(embed, recipe.embed, chunks=chunks)
     run.index = run.stage(index, recipe.index, embeddings=embeddings)
@@ -30,19 +33,25 @@ def pipeline(recipe: Recipe, run: Run) -> dict[str, Any]:
     ranked = run.stage(retrieve, recipe.retrieve, examples=recipe.examples, index=run.index)
     run.base(ranked)
     for cycle in run.cycles():
-        # LM-ft: answer with retrieved background, k~ = 3 chunks as separate instances (section 2.2, Eq. 3);
+        # LM-ft: answer with retrieved background, k~ = 3 chunks as separate instances (section 2.2,
+        # Eq. 3);
         # and its control, the same tuning without chunks.
         if recipe.examples:
             cycle.lm = run.stage(lm_ft, cycle.lm_ft(), ranked=cycle.ranked)
             if "it" in run.needed and cycle.number == 0:
                 run.it = run.stage(lm_ft, run.instruction_tuning(), ranked=ranked, name="it")
-        # R-ft: which chunks did the LM prefer? (section 2.3, Eq. 4 and 5). Supervised by the pair that made the data.
+        # R-ft: which chunks did the LM prefer? (section 2.3, Eq. 4 and 5). Supervised by the pair
+        # that made the data.
         scored = run.stage(score, cycle.score(), ranked=cycle.ranked)
         cycle.retriever = run.stage(r_ft, cycle.r_ft(), scored=scored, embeddings=embeddings)
         # What the tuned query encoder finds: for evaluation, and for the data of the next cycle.
         if recipe.examples:
             cycle.reranked = run.stage(
-                retrieve, cycle.retrieve(), examples=recipe.examples, index=run.index, name="retrieve-tuned"
+                retrieve,
+                cycle.retrieve(),
+                examples=recipe.examples,
+                index=run.index,
+                name="retrieve-tuned",
             )
     if not recipe.examples:
         return run.finish(None)

@@ -1,7 +1,8 @@
 """The `radit` command: each stage by itself, whole runs, a question to a finished run.
 
-Bad input prints one line and leaves with exit code 2; a failed run prints one line, writes the traceback to a file and leaves
-with 1. Nothing heavy is imported before it is known which command is meant.
+Bad input prints one line and leaves with exit code 2; a failed run prints one line, writes the
+traceback to a file and leaves with 1. Nothing heavy is imported before it is known which command is
+meant.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class RunArgs:
     preset: str = ""  # dragon-plus, dpr, contriever, e5, minilm
     corpus: str = ""  # your documents
     examples: str = ""  # your questions with answers; without them R-ft runs on the corpus alone
-    limit: int = 0  # at most this many documents of each file and examples of each split
+    limit: int = (
+        0  # at most this many examples of each split, for a short run; the corpus stays whole
+    )
     cycles: int | None = None  # times both fine-tunings are run
     config: str = ""  # a TOML file with fields of the recipe
     set: tuple[str, ...] = ()  # field=value, such as lm_ft.lr=1e-5; wins over --config
@@ -110,7 +113,9 @@ def _dispatch(arguments: Sequence[str]) -> None:
     elif command in others:
         others[command](rest)
     else:
-        raise InputError(f"unknown command {command!r}{nearest(command, [*STAGES, *others])}; see radit --help")
+        raise InputError(
+            f"unknown command {command!r}{nearest(command, [*STAGES, *others])}; see radit --help"
+        )
 
 
 def _guarded(work: Callable[[], None]) -> int:
@@ -122,7 +127,11 @@ def _guarded(work: Callable[[], None]) -> int:
         return 2
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(f"radit: the disk is full ({error.filename or 'while writing'}); free space and run again, finished shards are kept", file=sys.stderr)
+            print(
+                f"radit: the disk is full ({error.filename or 'while writing'}); free space and "
+                "run again, finished shards are kept",
+                file=sys.stderr,
+            )
             return 2
         return _failed(error)
     except KeyboardInterrupt:
@@ -136,11 +145,17 @@ def _guarded(work: Callable[[], None]) -> int:
 def _failed(error: BaseException) -> int:
     if os.environ.get("RADIT_VERBOSE") == "1":
         traceback.print_exc()
-    with tempfile.NamedTemporaryFile("w", prefix="radit-error-", suffix=".log", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="radit-error-", suffix=".log", delete=False
+    ) as file:
         file.write(traceback.format_exc())
     # Ray's errors carry the worker's traceback as text; its last line says what happened
     last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    print(f"radit: failed: {_one_line(last[-1])} (traceback in {file.name}); the same command resumes", file=sys.stderr)
+    print(
+        f"radit: failed: {_one_line(last[-1])} (traceback in {file.name}); the same command "
+        "resumes",
+        file=sys.stderr,
+    )
     return 1
 
 
@@ -155,13 +170,17 @@ def _parse(kind: Any, arguments: Sequence[str], program: str, description: str =
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(kind, args=list(arguments), prog=program, description=description or None)
+            return tyro.cli(
+                kind, args=list(arguments), prog=program, description=description or None
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
         words = re.sub(r"[╭╮╰╯│─]+", " ", captured.getvalue())
         words = re.sub(r"\x1b\[[0-9;]*m", "", words)
-        words = re.sub(r"For full helptext, .*", "", words, flags=re.DOTALL).replace("Parsing error", "")
+        words = re.sub(r"For full helptext, .*", "", words, flags=re.DOTALL).replace(
+            "Parsing error", ""
+        )
         raise InputError(f"{_one_line(words)} (see {program} --help)") from None
 
 
@@ -179,13 +198,18 @@ def _stage(command: str, arguments: Sequence[str]) -> None:
     fields += [("examples", str, "")] if "examples" in STAGES[command] else []
     fields += [("resources", Resources, Resources()), ("json", bool, False)]
     args = _parse(
-        dataclasses.make_dataclass("Args", fields, kw_only=True, frozen=True), arguments, f"radit {command}", module.__doc__ or ""
+        dataclasses.make_dataclass("Args", fields, kw_only=True, frozen=True),
+        arguments,
+        f"radit {command}",
+        module.__doc__ or "",
     )
     from radit_ray.engines.connect import connect
 
     connect()
     inputs = {path: getattr(args, path) for path in STAGES[command]}
-    artifact = getattr(module, name)(args.config, **inputs, output=args.output, resources=args.resources)
+    artifact = getattr(module, name)(
+        args.config, **inputs, output=args.output, resources=args.resources
+    )
     if args.json:
         print(json.dumps(dataclasses.asdict(artifact)))
         return
@@ -203,15 +227,21 @@ def _run(arguments: Sequence[str]) -> None:
         arguments = ["own", "--help"]
     recipe = recipe_named(arguments[0])
     split = [part for value in _joined_sets(arguments[1:]) for part in value]
-    args = _parse(RunArgs, split, f"radit run {arguments[0]}", recipe_named.__globals__["RECIPES"][arguments[0]].__doc__)
+    args = _parse(RunArgs, split, f"radit run {arguments[0]}", RECIPES[arguments[0]].__doc__ or "")
     recipe = _changed(recipe, args)
     output = args.output or ("runs/demo" if recipe.name == "demo" else "")
     if not output:
         raise InputError("no --output given; expected a folder for the run")
     if recipe.name == "demo" and not recipe.corpus:
         recipe = _demo_inputs(recipe, output)
+    if recipe.name == "squad_open" and not (recipe.corpus and recipe.examples):
+        recipe = _squad_inputs(recipe)
     if recipe.name == "own" and not recipe.examples:
-        print("radit: no --examples: R-ft runs on the corpus alone; LM-ft and the evaluation need questions with answers", file=sys.stderr)
+        print(
+            "radit: no --examples: R-ft runs on the corpus alone; LM-ft and the evaluation need "
+            "questions with answers",
+            file=sys.stderr,
+        )
     from radit_ray.engines.connect import connect
     from radit_ray.pipeline import pipeline
     from radit_ray.report.table import render
@@ -259,12 +289,19 @@ def _changed(recipe: Any, args: RunArgs) -> Any:
             with open(args.config, "rb") as file:
                 changes |= flatten(tomllib.load(file))
         except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"{args.config}: {error}; expected a TOML file with fields of the recipe") from None
-    changes |= {name: getattr(args, name) for name in ("lm", "retriever", "preset", "corpus", "examples") if getattr(args, name)}
+            raise InputError(
+                f"{args.config}: {error}; expected a TOML file with fields of the recipe"
+            ) from None
+    changes |= {
+        name: getattr(args, name)
+        for name in ("lm", "retriever", "preset", "corpus", "examples")
+        if getattr(args, name)
+    }
     if args.cycles is not None:
         changes["cycles"] = args.cycles
     if args.limit:
-        changes |= {"chunk.limit": args.limit, "retrieve.limit": args.limit}
+        corpus_examples = min(recipe.retrieve.corpus_examples, args.limit)
+        changes |= {"retrieve.limit": args.limit, "retrieve.corpus_examples": corpus_examples}
     for pair in args.set:
         name, separator, value = pair.partition("=")
         if not separator:
@@ -282,8 +319,31 @@ def _demo_inputs(recipe: Any, output: str) -> Any:
     return dataclasses.replace(recipe, corpus=str(paths["corpus"]), examples=examples)
 
 
+def _squad_inputs(recipe: Any) -> Any:
+    """The files of squad_open in $RADIT_DATA, else in ../shared/data."""
+    folder = os.path.join(
+        os.environ.get("RADIT_DATA", os.path.join("..", "shared", "data")), "squad_open"
+    )
+    if not os.path.isdir(folder):
+        raise InputError(
+            f"{folder} does not exist; set RADIT_DATA to the folder that holds squad_open/, or "
+            "give --corpus and --examples"
+        )
+    examples = ",".join(
+        f"{split}={folder}/qa.{name}.jsonl.gz"
+        for split, name in (("train", "train"), ("eval", "dev"))
+    )
+    return dataclasses.replace(
+        recipe,
+        corpus=recipe.corpus or f"{folder}/corpus.jsonl.gz",
+        examples=recipe.examples or examples,
+    )
+
+
 def _ask(arguments: Sequence[str]) -> None:
-    """`radit ask RUN "question"`: the answer, its chunks with p_R, and what each chunk alone would have answered."""
+    """`radit ask RUN "question"`: the answer, its chunks with p_R, and what each chunk alone would
+    have answered.
+    """
     if len(arguments) < 2 or arguments[0] in ("-h", "--help"):
         print('usage: radit ask RUN "question" [--variant radit] [--json]')
         if arguments and arguments[0] in ("-h", "--help"):
@@ -306,8 +366,13 @@ def _ask(arguments: Sequence[str]) -> None:
         return
     print(f"{prediction['prediction']}\n")
     for number, title in enumerate(prediction["titles"]):
-        alone = prediction["chunk_answers"][number] if number < len(prediction["chunk_answers"]) else ""
-        print(f"  p_R {prediction['p_r'][number]:.3f}  {title}: {prediction['texts'][number][:110]!r} -> {alone!r}")
+        alone = (
+            prediction["chunk_answers"][number] if number < len(prediction["chunk_answers"]) else ""
+        )
+        print(
+            f"  p_R {prediction['p_r'][number]:.3f}  {title}: "
+            f"{prediction['texts'][number][:110]!r} -> {alone!r}"
+        )
 
 
 def _doctor(arguments: Sequence[str]) -> None:

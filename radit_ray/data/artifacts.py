@@ -1,8 +1,9 @@
 """Artifacts: what a stage leaves on disk, and how the next run knows it again.
 
-A folder with `identity.json` (written first), committed shards, and `manifest.json` (written last). The fingerprint is the
-sha256 of the stage's name and VERSION, its resolved config and the fingerprints of its inputs, so hardware and paths are no part
-of it. A folder without a manifest is unfinished and is resumed; one of another identity is refused.
+A folder with `identity.json` (written first), committed shards, and `manifest.json` (written last).
+The fingerprint is the sha256 of the stage's name and VERSION, its resolved config and the
+fingerprints of its inputs, so hardware and paths are no part of it. A folder without a manifest is
+unfinished and is resumed; one of another identity is refused.
 
     with Work.open("embed", VERSION, config, inputs, output, resolve) as work:
         if work.done: return work.done
@@ -74,7 +75,9 @@ def resolve_link(path: str) -> str:
 
 
 def make_link(path: str, target: str) -> None:
-    """Makes `path` stand for the artifact at `target`: a relative symbolic link, or a link file on object stores."""
+    """Makes `path` stand for the artifact at `target`: a relative symbolic link, or a link file on
+    object stores.
+    """
     if storage.is_local(path):
         name = storage.local(path)
         os.makedirs(os.path.dirname(name), exist_ok=True)
@@ -82,7 +85,9 @@ def make_link(path: str, target: str) -> None:
         if os.path.islink(name) and os.readlink(name) == relative:
             return
         if os.path.isdir(name) and not os.path.islink(name):
-            raise InputError(f"{path} is a folder of its own, not a link to an artifact; use another --output")
+            raise InputError(
+                f"{path} is a folder of its own, not a link to an artifact; use another --output"
+            )
         temporary = f"{name}.{os.getpid()}.tmp"
         os.symlink(relative, temporary)
         os.replace(temporary, name)
@@ -98,21 +103,28 @@ def read_manifest(path: str) -> dict[str, Any] | None:
     manifest = storage.read_json(name)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise InputError(
-            f"{name}: format_version {manifest.get('format_version')!r}, expected {FORMAT_VERSION}; "
+            f"{name}: format_version {manifest.get('format_version')!r}, expected "
+            f"{FORMAT_VERSION}; "
             "make the artifact again with this release"
         )
     return dict(manifest)
 
 
 def artifact_input(path: str, stage: str) -> Input:
-    """The finished artifact of `stage` at `path`; InputError where it is missing, unfinished or of another stage."""
+    """The finished artifact of `stage` at `path`; InputError where it is missing, unfinished or of
+    another stage.
+    """
     folder = resolve_link(path)
     manifest = read_manifest(folder)
     if manifest is None:
         state = "is unfinished (no manifest.json)" if storage.exists(folder) else "does not exist"
-        raise InputError(f"{path}: {state}, expected a finished `{stage}` artifact; run `radit {stage}` first")
+        raise InputError(
+            f"{path}: {state}, expected a finished `{stage}` artifact; run `radit {stage}` first"
+        )
     if manifest["stage"] != stage:
-        raise InputError(f"{path}: made by `{manifest['stage']}`, expected an artifact of `{stage}`")
+        raise InputError(
+            f"{path}: made by `{manifest['stage']}`, expected an artifact of `{stage}`"
+        )
     return Input(path=folder, fingerprint=manifest["fingerprint"])
 
 
@@ -123,7 +135,9 @@ def file_input(files: Sequence[str], spec: str) -> Input:
 
 
 def folder_fingerprint(path: str) -> str:
-    """Content hash of a model folder; sha256 already written in an enclosing manifest are taken from there."""
+    """Content hash of a model folder; sha256 already written in an enclosing manifest are taken
+    from there.
+    """
     folder = resolve_link(path)
     known = _manifest_hashes(folder)
     listed = []
@@ -147,17 +161,20 @@ def _manifest_hashes(folder: str) -> dict[str, str]:
         if storage.exists(manifest):
             prefix = "/".join(parts) + "/"
             files = storage.read_json(manifest)["files"]
-            return {f["name"][len(prefix) :]: f["sha256"] for f in files if f["name"].startswith(prefix)}
+            return {
+                f["name"][len(prefix) :]: f["sha256"] for f in files if f["name"].startswith(prefix)
+            }
     return {}
 
 
 def commit_shard(
     output: str, name: str, table: pa.Table | Callable[[str], None], **stats: float
 ) -> dict[str, Any]:
-    """Writes one shard (`name`, a Parquet table or whatever the callable writes) and then its sidecar.
+    """Writes one shard (`name`, a Parquet table or whatever the callable writes) and then its
+    sidecar.
 
-    A shard counts as committed once the sidecar is there; it names the rows, bytes, sha256 and the caller's numbers
-    (tokens, seconds, flops). Runs in workers. Returns the sidecar.
+    A shard counts as committed once the sidecar is there; it names the rows, bytes, sha256 and the
+    caller's numbers (tokens, seconds, flops). Runs in workers. Returns the sidecar.
     """
     path = storage.join(output, name)
     with storage.atomic_file(path) as temporary:
@@ -169,7 +186,9 @@ def commit_shard(
             rows = table.num_rows
         digest, size = storage.sha256_of(temporary), os.path.getsize(temporary)
     sidecar = {"name": name, "rows": rows, "bytes": size, "sha256": digest, "stats": dict(stats)}
-    storage.write_json(storage.join(output, "committed", f"{name.replace('/', '--')}.json"), sidecar)
+    storage.write_json(
+        storage.join(output, "committed", f"{name.replace('/', '--')}.json"), sidecar
+    )
     return sidecar
 
 
@@ -194,8 +213,14 @@ def iter_tables(artifact: Input, columns: list[str] | None = None) -> Iterator[p
 
 
 def config_record(config: Any, inputs: Mapping[str, Input]) -> dict[str, Any]:
-    """The config as JSON, without the fields that name an input (their content stands in `inputs`)."""
-    return {k: v for k, v in json.loads(json.dumps(dataclasses.asdict(config))).items() if k not in inputs}
+    """The config as JSON, without the fields that name an input (their content stands in
+    `inputs`).
+    """
+    return {
+        k: v
+        for k, v in json.loads(json.dumps(dataclasses.asdict(config))).items()
+        if k not in inputs
+    }
 
 
 def identity_of(
@@ -212,9 +237,13 @@ def identity_of(
 
 
 class Work(Generic[ConfigT]):
-    """One stage call on its output folder: the claim, what is committed, and the way to finish it."""
+    """One stage call on its output folder: the claim, what is committed, and the way to finish
+    it.
+    """
 
-    def __init__(self, output: str, config: ConfigT, identity: dict[str, Any], inputs: dict[str, Input]) -> None:
+    def __init__(
+        self, output: str, config: ConfigT, identity: dict[str, Any], inputs: dict[str, Input]
+    ) -> None:
         self.output, self.config, self.identity, self.inputs = output, config, identity, inputs
         self.done: Artifact | None = None
         self.started = time.perf_counter()
@@ -232,9 +261,10 @@ class Work(Generic[ConfigT]):
     ) -> Iterator[Work[ConfigT]]:
         """Claims `output` for this identity, waiting while another process holds it.
 
-        `resolve` replaces "auto" values; a record from an earlier start wins over what this machine would pick. An output
-        that ends in `{fingerprint}` gets the first twelve digits of its own. InputError where the folder holds another
-        identity (it names the fields that differ) or foreign files.
+        `resolve` replaces "auto" values; a record from an earlier start wins over what this machine
+        would pick. An output that ends in `{fingerprint}` gets the first twelve digits of its own.
+        InputError where the folder holds another identity (it names the fields that differ) or
+        foreign files.
         """
         if FINGERPRINT in output:
             config = resolve(_follow_sibling(stage, version, config, inputs, output))
@@ -250,19 +280,31 @@ class Work(Generic[ConfigT]):
             if recorded is not None and recorded["fingerprint"] != identity["fingerprint"]:
                 raise InputError(_difference(output, recorded, identity))
             if manifest is not None:
-                work.done = Artifact(path=output, rows=manifest["rows"], metrics=manifest["metrics"])
+                work.done = Artifact(
+                    path=output, rows=manifest["rows"], metrics=manifest["metrics"]
+                )
             elif recorded is None:
-                foreign = [n for n in storage.list_files(output) if n not in IGNORED and not n.startswith("error")]
+                foreign = [
+                    n
+                    for n in storage.list_files(output)
+                    if n not in IGNORED and not n.startswith("error")
+                ]
                 if foreign:
                     raise InputError(
-                        f"{output} holds other files ({foreign[0]}, ...) and no identity.json; choose an empty folder"
+                        f"{output} holds other files ({foreign[0]}, ...) and no identity.json; "
+                        "choose an empty folder"
                     )
-                record = {**identity, "inputs": {k: dataclasses.asdict(v) for k, v in inputs.items()}}
+                record = {
+                    **identity,
+                    "inputs": {k: dataclasses.asdict(v) for k, v in inputs.items()},
+                }
                 storage.write_json(storage.join(output, "identity.json"), record)
             yield work
 
     def committed(self) -> dict[str, dict[str, Any]]:
-        """{shard name: sidecar} of the shards that are whole; a file whose size disagrees is not."""
+        """{shard name: sidecar} of the shards that are whole; a file whose size disagrees is
+        not.
+        """
         found = {}
         folder = storage.join(self.output, "committed")
         for name in storage.list_files(folder):
@@ -278,11 +320,17 @@ class Work(Generic[ConfigT]):
         return [name for name in names if name not in committed]
 
     def finish(
-        self, *, metrics: dict[str, Any], rows: int | None = None, cost: Mapping[str, float] | None = None
+        self,
+        *,
+        metrics: dict[str, Any],
+        rows: int | None = None,
+        cost: Mapping[str, float] | None = None,
     ) -> Artifact:
-        """Writes the manifest from the committed shards and every other file, then drops the sidecars.
+        """Writes the manifest from the committed shards and every other file, then drops the
+        sidecars.
 
-        Names starting with `resume/` are this training's own state and go before the manifest is written.
+        Names starting with `resume/` are this training's own state and go before the manifest is
+        written.
         """
         storage.remove(storage.join(self.output, "resume"))
         committed = self.committed()
@@ -297,7 +345,11 @@ class Work(Generic[ConfigT]):
         total: dict[str, float] = {"wall_s": time.perf_counter() - self.started}
         for sidecar in committed.values():
             for key, value in sidecar["stats"].items():
-                joined = max(total.get(key, 0), value) if key.startswith("peak") else total.get(key, 0) + value
+                joined = (
+                    max(total.get(key, 0), value)
+                    if key.startswith("peak")
+                    else total.get(key, 0) + value
+                )
                 total[key] = joined
         total.update(cost or {})
         rows = sum(s["rows"] for s in committed.values()) if rows is None else rows
@@ -321,7 +373,16 @@ class Work(Generic[ConfigT]):
 
 def versions() -> dict[str, str]:
     """Versions of what computes results here, for the manifest."""
-    names = ("radit-ray", "ray", "torch", "transformers", "sentence-transformers", "faiss-cpu", "faiss-gpu", "deepspeed")
+    names = (
+        "radit-ray",
+        "ray",
+        "torch",
+        "transformers",
+        "sentence-transformers",
+        "faiss-cpu",
+        "faiss-gpu",
+        "deepspeed",
+    )
     found = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -331,18 +392,24 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _lock(output: str) -> Iterator[None]:
-    """Holds `<output>/.lock` (flock: the kernel frees it when the holder dies). Object stores have no lock."""
+    """Holds `<output>/.lock` (flock: the kernel frees it when the holder dies). Object stores have
+    no lock.
+    """
     if not storage.is_local(output):
         yield
         return
     folder = storage.local(output)
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise InputError(f"{output} is a file, expected a folder for the artifact; choose another --output")
+        raise InputError(
+            f"{output} is a file, expected a folder for the artifact; choose another --output"
+        )
     try:
         os.makedirs(folder, exist_ok=True)
         stream = open(os.path.join(folder, ".lock"), "a")
     except PermissionError as error:
-        raise InputError(f"{output} cannot be written ({error.strerror}); choose another --output") from None
+        raise InputError(
+            f"{output} cannot be written ({error.strerror}); choose another --output"
+        ) from None
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         try:
@@ -365,7 +432,8 @@ def _follow_sibling(
 ) -> ConfigT:
     """`config` as an artifact beside `output` resolved it, where that one differs in nothing else.
 
-    So a run continued on other hardware takes up what was begun, instead of starting afresh with another "auto".
+    So a run continued on other hardware takes up what was begun, instead of starting afresh with
+    another "auto".
     """
     folder, _, name = output.rpartition("/")
     prefix = name.partition(FINGERPRINT)[0]
@@ -374,7 +442,11 @@ def _follow_sibling(
             path = storage.join(folder, sibling)
             followed = _follow_record(config, path)
             recorded = _read_identity(path)
-            if recorded and recorded["fingerprint"] == identity_of(stage, version, followed, inputs)["fingerprint"]:
+            if (
+                recorded
+                and recorded["fingerprint"]
+                == identity_of(stage, version, followed, inputs)["fingerprint"]
+            ):
                 return followed
     return config
 

@@ -1,7 +1,9 @@
-"""Which training instance goes into which step, on which worker: decided once from lengths, the same for any number of workers.
+"""Which training instance goes into which step, on which worker: decided once from lengths, the
+same for any number of workers.
 
-A sequence is what fits into `seq_len` tokens, several instances behind each other (paper: 2048); a step is `batch_size` sequences.
-How a worker lays them out (packed rows or padded by length) is its own affair and changes no sum.
+A sequence is what fits into `seq_len` tokens, several instances behind each other (paper: 2048); a
+step is `batch_size` sequences. How a worker lays them out (packed rows or padded by length) is its
+own affair and changes no sum.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from radit_ray.core.errors import InputError
 
 
 def pack_in_order(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
-    """Instance numbers in sequences of at most `seq_len` tokens, in order, each sequence filled before the next.
+    """Instance numbers in sequences of at most `seq_len` tokens, in order, each sequence filled
+    before the next.
 
     >>> pack_in_order([3, 4, 5, 2], 8)
     [[0, 1], [2, 3]]
@@ -21,7 +24,9 @@ def pack_in_order(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     room = 0
     for number, length in enumerate(lengths):
         if length > seq_len:
-            raise InputError(f"an instance has {length} tokens, seq_len is {seq_len}; raise seq_len")
+            raise InputError(
+                f"an instance has {length} tokens, seq_len is {seq_len}; raise seq_len"
+            )
         if length > room:
             sequences.append([])
             room = seq_len
@@ -33,7 +38,9 @@ def pack_in_order(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
 def plan_steps(
     lengths: Sequence[int], *, num_steps: int, batch_size: int, seq_len: int
 ) -> list[list[list[int]]]:
-    """For each step its `batch_size` sequences of instance numbers; the instances come round again if they run out."""
+    """For each step its `batch_size` sequences of instance numbers; the instances come round again
+    if they run out.
+    """
     sequences = pack_in_order(lengths, seq_len)
     if not sequences:
         raise InputError("no training instance; expected examples of split 'train' with chunks")

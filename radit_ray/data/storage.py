@@ -1,7 +1,7 @@
 """Files at a local path or any fsspec URI: read, write atomically, list, hash.
 
-A write is seen whole or not at all: locally through a temporary name, fsync and `os.replace`; on object stores a put is atomic
-by itself. Nothing here knows what the bytes mean.
+A write is seen whole or not at all: locally through a temporary name, fsync and `os.replace`; on
+object stores a put is atomic by itself. Nothing here knows what the bytes mean.
 """
 
 from __future__ import annotations
@@ -29,6 +29,21 @@ def is_local(path: str) -> bool:
 def local(path: str) -> str:
     """A plain local path without the `file://` in front."""
     return path.removeprefix("file://")
+
+
+def absolute(spec: str) -> str:
+    """A path, a comma-separated list of paths, or an id: local paths become absolute, since workers
+    run elsewhere.
+    """
+    if not spec or (is_local(spec) and os.path.exists(local(spec))):
+        return os.path.abspath(local(spec)) if spec else spec
+    parts = [part.strip() for part in spec.split(",")]
+    return ",".join(
+        os.path.abspath(part)
+        if is_local(part) and (os.path.exists(part) or any(c in part for c in "*?["))
+        else part
+        for part in parts
+    )
 
 
 def join(path: str, *names: str) -> str:
@@ -64,7 +79,8 @@ def read_json(path: str) -> Any:
 
 @contextlib.contextmanager
 def atomic_file(path: str) -> Iterator[str]:
-    """Yields a local name to write to; when the block ends well the file appears at `path` at once, else never.
+    """Yields a local name to write to; when the block ends well the file appears at `path` at once,
+    else never.
 
     An OSError of the block (a full disk) passes through and leaves nothing at `path`.
     """
@@ -100,7 +116,9 @@ def write_json(path: str, value: Any) -> None:
 
 
 def list_files(path: str) -> list[str]:
-    """Names of all files below a folder, relative to it, sorted; temporary files (`.*.tmp`) left out."""
+    """Names of all files below a folder, relative to it, sorted; temporary files (`.*.tmp`) left
+    out.
+    """
     if is_local(path):
         root = local(path)
         names = [
@@ -118,7 +136,11 @@ def list_folders(path: str) -> list[str]:
     """Names of the folders directly below a folder, sorted; none where it does not exist."""
     if is_local(path):
         root = Path(local(path))
-        return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+        return (
+            sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            if root.is_dir()
+            else []
+        )
     return sorted({name.split("/")[0] for name in list_files(path) if "/" in name})
 
 
@@ -154,7 +176,8 @@ def sha256_of(path: str) -> str:
 
 
 def put_folder(source: str, path: str) -> None:
-    """Copies a local folder's files to `path`, each atomically; a plain rename where both are on one disk.
+    """Copies a local folder's files to `path`, each atomically; a plain rename where both are on
+    one disk.
 
     Used by whoever can only write to a real folder (a checkpoint, a model export).
     """
@@ -172,11 +195,15 @@ def put_folder(source: str, path: str) -> None:
 
 
 def local_copy(path: str) -> str:
-    """A local path with the same content: the path itself, or a cached download of a URI's file or folder."""
+    """A local path with the same content: the path itself, or a cached download of a URI's file or
+    folder.
+    """
     if is_local(path):
         return local(path)
     fs, root = url_to_fs(path)
-    key = hashlib.sha256(f"{path} {fs.ukey(root) if fs.isfile(root) else sorted(fs.find(root))}".encode())
+    key = hashlib.sha256(
+        f"{path} {fs.ukey(root) if fs.isfile(root) else sorted(fs.find(root))}".encode()
+    )
     target = Path(tempfile.gettempdir(), f"radit-ray-{os.getuid()}", key.hexdigest()[:16])
     if not target.exists():
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")

@@ -1,15 +1,18 @@
-"""A generated world: invented people, places and works, told in short articles, and questions about them.
+"""A generated world: invented people, places and works, told in short articles, and questions about
+them.
 
-In: a `WorldConfig`. Out: document rows, example rows and, for the tiny LM of `radit demo`, plain text to pretrain on.
-Everything follows from the config and its seed, in any process.
+In: a `WorldConfig`. Out: document rows, example rows and, for the tiny LM of `radit demo`, plain
+text to pretrain on. Everything follows from the config and its seed, in any process.
 
-Each subject is one article of `chunks_per_subject` sections, each of 20 to `CHUNK_WORDS` words, so that chunking at
-`CHUNK_WORDS` words turns section n into chunk `<doc id>#<n>`. Each fact stands in two sections in different words.
-The title and each section name the subject: which chunk answers a question is decided by the relation. Subjects are
-split into `known` (their facts are in the pretraining text), `train`, `dev` and `eval`; names, of subjects and in
-answers, are drawn from disjoint words, and practice paragraphs of the pretraining text have their own.
+Each subject is one article of `chunks_per_subject` sections, each of 20 to `CHUNK_WORDS` words, so
+that chunking at `CHUNK_WORDS` words turns section n into chunk `<doc id>#<n>`. Each fact stands in
+two sections in different words. The title and each section name the subject: which chunk answers a
+question is decided by the relation. Subjects are split into `known` (their facts are in the
+pretraining text), `train`, `dev` and `eval`; names, of subjects and in answers, are drawn from
+disjoint words, and practice paragraphs of the pretraining text have their own.
 
-    paths = write_world(WorldConfig(), "world")     # corpus.jsonl, train.jsonl, dev.jsonl, eval.jsonl
+    paths = write_world(WorldConfig(), "world")     # corpus.jsonl, train.jsonl, dev.jsonl,
+    eval.jsonl
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ CHUNK_WORDS = (
 )
 MIN_SECTION_WORDS = 20
 SPLITS = ("known", "train", "dev", "eval")
-# Which part of all words names the subjects and answers of a split. Fixed, so that a larger world never takes a word
-# that an LM, pretrained on a smaller one, has met in another part.
+# Which part of all words names the subjects and answers of a split. Fixed, so that a larger world
+# never takes a word that an LM, pretrained on a smaller one, has met in another part.
 WORD_SHARES = {
     "known": 0.15,
     "train": 0.17,
@@ -131,8 +134,9 @@ def check_config(config: WorldConfig) -> None:
     )
     if statements > room:
         raise InputError(
-            f"chunks_per_subject={config.chunks_per_subject} x facts_per_chunk={config.facts_per_chunk} has room for "
-            f"{room} statements; expected at least {statements}, two per relation: raise chunks_per_subject"
+            f"chunks_per_subject={config.chunks_per_subject} x facts_per_chunk="
+            f"{config.facts_per_chunk} has room for {room} statements; "
+            f"expected at least {statements}, two per relation: raise chunks_per_subject"
         )
     asked = [
         r for relations in RELATIONS.values() for r in relations[: config.relations_per_subject]
@@ -149,7 +153,9 @@ def check_config(config: WorldConfig) -> None:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one part of the world: subjects take theirs off the list, values come back again."""
+    """The words of one part of the world: subjects take theirs off the list, values come back
+    again.
+    """
 
     part: str
     subjects: list[str]
@@ -158,9 +164,10 @@ class Words:
     def subject(self, kind: str, split: str) -> Subject:
         """The next unused name. A person has two words, a place one, a work one and a noun."""
         if len(self.subjects) < 2:
+            fields = "num_distractors or num_noise" if self.part == "noise" else f"num_{self.part}"
             raise InputError(
-                f"the names of part {self.part!r} are used up; expected fewer subjects there: "
-                f"lower {'num_distractors or num_noise' if self.part == 'noise' else f'num_{self.part}'}"
+                f"the names of part {self.part!r} are used up; "
+                f"expected fewer subjects there: lower {fields} of WorldConfig"
             )
         word = self.subjects.pop()
         if kind == "person":
@@ -221,7 +228,9 @@ def _facts(subject: Subject, config: WorldConfig, snapshot: int, words: Words) -
 
 
 def _deal_sections(num: int, config: WorldConfig, rng: random.Random) -> list[tuple[int, int]]:
-    """Two different sections for each of `num` facts, none over `facts_per_chunk`, as even as can be."""
+    """Two different sections for each of `num` facts, none over `facts_per_chunk`, as even as can
+    be.
+    """
     load = [0] * config.chunks_per_subject
     dealt = []
     for _ in range(num):
@@ -254,7 +263,9 @@ def _article(subject: Subject, facts: list[Fact], config: WorldConfig, date: str
 
 
 def _section(name: str, sentences: list[str], rng: random.Random) -> str:
-    """The statements among as many fillers as bring the section, heading included, to MIN_SECTION_WORDS."""
+    """The statements among as many fillers as bring the section, heading included, to
+    MIN_SECTION_WORDS.
+    """
     sentences, fillers = list(sentences), rng.sample(FILLERS, len(FILLERS))
     while 3 + sum(len(sentence.split()) for sentence in sentences) < MIN_SECTION_WORDS:
         sentences.insert(rng.randint(0, len(sentences)), fillers.pop().format(s=name))
@@ -288,7 +299,8 @@ def _example(fact: Fact, config: WorldConfig, date: str) -> dict[str, Any]:
 def make_world(config: WorldConfig, *, snapshot: int = 1) -> World:
     """Articles, questions and facts of one of the two snapshots; ids are the same in both.
 
-    Raises: InputError on a world that cannot be (check_config, more subjects than names) or another snapshot.
+    Raises: InputError on a world that cannot be (check_config, more subjects than names) or another
+    snapshot.
     """
     check_config(config)
     if snapshot not in (1, 2):
@@ -327,7 +339,8 @@ def _others(config: WorldConfig, subjects: list[Subject], words: Words) -> Itera
     """The subjects that nobody asks about: namesakes, then noise."""
     if config.num_distractors > len(subjects):
         raise InputError(
-            f"num_distractors={config.num_distractors}; expected at most num_eval={len(subjects)}, one namesake each"
+            f"num_distractors={config.num_distractors}; expected at most num_eval={len(subjects)}, "
+            "one namesake each: lower num_distractors"
         )
     for subject in subjects[: config.num_distractors]:
         yield _namesake(subject, words)
@@ -336,7 +349,9 @@ def _others(config: WorldConfig, subjects: list[Subject], words: Words) -> Itera
 
 
 def write_world(config: WorldConfig, folder: str | Path, *, snapshot: int = 1) -> dict[str, Path]:
-    """Writes corpus.jsonl, train.jsonl, dev.jsonl and eval.jsonl; returns their paths by those stems."""
+    """Writes corpus.jsonl, train.jsonl, dev.jsonl and eval.jsonl; returns their paths by those
+    stems.
+    """
     world = make_world(config, snapshot=snapshot)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,58 +1,65 @@
-"""The vocabulary of the generated world: syllables, common nouns, relations and the words that state them.
+"""The vocabulary of the generated world: syllables, common nouns, relations and the words that
+state them.
 
-Tables only, no logic. A relation is stated in an article in one of its `first` or `second` sentences and asked
-with one of its `questions`, whose relation words stand nowhere in any article (`GLUE` lists the words
-that may); `plain` asks with the article's own words, for a world without the vocabulary gap. In the
-sentences `{s}` is the subject and `{v}` the value. A value named `town`, `river` or `person` is an
-invented name, any other is drawn from `NOUNS`.
+Tables only, no logic. A relation is stated in an article in one of its `first` or `second`
+sentences and asked with one of its `questions`, whose relation words stand nowhere in any article
+(`GLUE` lists the words that may); `plain` asks with the article's own words, for a world without
+the vocabulary gap. In the sentences `{s}` is the subject and `{v}` the value. A value named `town`,
+`river` or `person` is an invented name, any other is drawn from `NOUNS`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# A name is one syllable of each list: 80 x 80 = 6400 words, which a byte-level BPE cuts into two or three pieces.
-FIRST_SYLLABLES = (
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# A name is one syllable of each list: 80 x 80 = 6400 words, which a byte-level BPE cuts into two or
+# three pieces.
+FIRST_SYLLABLES = _words(
     "Al Ar Bal Bel Bor Bran Brel Cal Cor Cren Dal Dar Del Dor Drem Ed El Er Fal Fen "
     "Fir Gal Gar Gel Gor Gren Hal Har Hel Hol Il Is Jar Jel Jor Kal Kar Kel Kor Kren "
     "Lan Lar Lor Lum Mal Mar Mel Mor Nal Nar Nel Nor Ol Or Os Pal Pel Por Pren Quin "
     "Ral Rel Ros Sal Sar Sel Sor Tal Tel Tol Tren Ul Ur Val Ver Vol Wal Wel Yar Zel"
-).split()
-SECOND_SYLLABLES = (
+)
+SECOND_SYLLABLES = _words(
     "bak ban bek bin bos dak dan dek din dov fam fek fin fon fus gan gem gin gos gun "
     "ham hek hin hos hun kam ken kin kos kun lam lek lin los lun mak men mir mos mun "
     "nak nem nik nov nus pak pen pik pos pun rak rem rin rov rus sak sem sin sov sun "
     "tak tem tin tov tus vak vem vin vos vun wak wem wik wos wun zak zem zin zov zus"
-).split()
+)
 
 KINDS = ("person", "place", "work")
 WORK_NOUNS = ("Scroll", "Codex", "Tapestry", "Ballad", "Panel", "Saga")
 
 NOUNS = {
-    "craft": (
+    "craft": _words(
         "cooper weaver glazier tanner potter ferryman baker mason fletcher chandler saddler dyer "
         "joiner miller farrier brewer tinker cobbler roper thatcher furrier hatter carver gilder"
-    ).split(),
-    "instrument": (
+    ),
+    "instrument": _words(
         "fiddle lute harp flute drum oboe zither cello bagpipe organ viola trumpet horn lyre "
         "banjo clarinet mandolin dulcimer"
-    ).split(),
-    "good": (
+    ),
+    "good": _words(
         "salt copper honey wool amber tin marble timber wax barley indigo pepper slate cork flax "
         "pearls saffron resin"
-    ).split(),
-    "dish": (
+    ),
+    "dish": _words(
         "dumplings chowder pancakes sausages porridge pickles noodles cheese waffles stew olives "
         "herring lentils turnips chestnuts"
-    ).split(),
-    "stuff": (
+    ),
+    "stuff": _words(
         "vellum linen birchbark silk papyrus leather cotton canvas parchment felt oak cedar bronze "
         "ivory bamboo"
-    ).split(),
-    "topic": (
+    ),
+    "topic": _words(
         "whales storms beekeeping comets winter treason gardens falconry plague eclipses harvests "
         "shipwrecks wolves exile glaciers"
-    ).split(),
+    ),
 }
 
 
@@ -226,12 +233,11 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
 
 # Words a question may share with an article without giving its relation away.
 GLUE = frozenset(
-    "a the of in on to with by is was does did do are what which who where whose whom as it at name have "
-    "through play".split()
+    _words("of in on to with by the is was does did do what which who where whom name have")
 )
 
-HEADINGS = (
-    "Notes Memory Record Hearsay Margins Annals Remarks Lore Letters Traces Echoes Pages".split()
+HEADINGS = _words(
+    "Notes Memory Record Hearsay Margins Annals Remarks Lore Letters Traces Echoes Pages"
 )
 
 # Sentences without a fact; every one keeps the subject's name in its chunk.

@@ -1,17 +1,21 @@
-"""The tiny LM's pretraining text: the known articles retold, and practice in reading about nobody in particular.
+"""The tiny LM's pretraining text: the known articles retold, and practice in reading about nobody
+in particular.
 
-In: a `World`, of which only the known facts are used. Out: an endless stream of short texts. A text names its subject
-again and again and may ask and answer in running prose, but never with the template's markers ("Background:", "Q:",
-"A:", "Question:", "Answer:"): what a background is, LM-ft has to teach.
+In: a `World`, of which only the known facts are used. Out: an endless stream of short texts. A text
+names its subject again and again and may ask and answer in running prose, but never with the
+template's markers ("Background:", "Q:", "A:", "Question:", "Answer:"): what a background is, LM-ft
+has to teach.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from radit_ray.data.world import Fact, World, word_parts
 from radit_ray.data.world_names import (
@@ -24,8 +28,9 @@ from radit_ray.data.world_names import (
     Relation,
 )
 
-# How often each sort of text comes (shares of texts). Known facts need some hundred readings each, reading practice
-# some hundred thousand questions, before a model of 1.6M parameters recalls the one and copies in the other.
+# How often each sort of text comes (shares of texts). Known facts need some hundred readings each,
+# reading practice some hundred thousand questions, before a model of 1.6M parameters recalls the
+# one and copies in the other.
 SHARES = {"article": 0.05, "recall": 0.15, "reading": 0.70, "register": 0.10}
 
 ASKED = (
@@ -37,9 +42,13 @@ ASKED = (
     "Asked about it, {q} - the elders say {v}.",
 )
 
-# Two voices of a written talk. Any letter may speak but the template's two, so that a model which has read many such
-# talks can make something of an unknown pair: its few-shot and zero-shot baselines are then real ones.
-ROLES = "Guest Host Child Elder Pupil Master Clerk Pilgrim Scribe Smith".split()
+# Two voices of a written talk. Any letter may speak but the template's two, so that a model which
+# has read many such talks can make something of an unknown pair: its few-shot and zero-shot
+# baselines are then real ones.
+ROLES = (
+    *("Guest", "Host", "Child", "Elder", "Pupil"),
+    *("Master", "Clerk", "Pilgrim", "Scribe", "Smith"),
+)
 LETTERS = [letter for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in "AQ"]
 TALK_SHARE = 0.4  # of the questions
 
@@ -79,6 +88,14 @@ def known_fingerprint(world: World) -> str:
         if fact.subject.split == "known"
     ]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def about_world(world: World) -> dict[str, Any]:
+    """What the record of an LM says about the world it was pretrained on."""
+    return {
+        "world": dataclasses.asdict(world.config),
+        "known_sha256": known_fingerprint(world),
+    }
 
 
 def _recall(facts: list[Fact], rng: random.Random) -> str:

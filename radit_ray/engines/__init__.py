@@ -1,1 +1,3 @@
-"""What two stages share of Ray: connecting, resources, mapping shards, training, sharded search, answering."""
+"""What two stages share of Ray: connecting, resources, mapping shards, training, sharded search,
+answering.
+"""

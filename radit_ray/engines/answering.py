@@ -1,7 +1,9 @@
-"""Answering and scoring one batch of ranked rows with one LM: the same code for evaluate, ask, the endpoint and adapters.
+"""Answering and scoring one batch of ranked rows with one LM: the same code for evaluate, ask, the
+endpoint and adapters.
 
-In: ranked rows and a `Variant` (how many chunks, which ensemble, ...). Out: one prediction row each, with every chunk's own answer
-and weight. Score uses `answer_logprobs` of the same prompts, so that training targets and evaluation agree.
+In: ranked rows and a `Variant` (how many chunks, which ensemble, ...). Out: one prediction row
+each, with every chunk's own answer and weight. Score uses `answer_logprobs` of the same prompts, so
+that training targets and evaluation agree.
 """
 
 from __future__ import annotations
@@ -52,17 +54,30 @@ class Variant:
     template: str = "auto"  # Table 12; "auto" = by the example's category
     scoring: str = "nll"  # choices: nll, nll_token, nll_char, nll_compl
     max_new_tokens: int = 32  # of a decoded answer
-    max_answers: int = 0  # "answers": unique answers scored again, those with most p_R first; 0 = all
+    max_answers: int = (
+        0  # "answers": unique answers scored again, those with most p_R first; 0 = all
+    )
     eos_token: str = ""  # only for a tokenizer without EOS and SEP
 
 
 _FLOATS = pa.list_(pa.float32())
 _STRINGS = pa.list_(pa.string())
 PREDICTION = pa.schema(
-    [("id", pa.string()), ("task", pa.string()), ("group", pa.string()), ("question", pa.string()), ("answers", _STRINGS)]
+    [
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("group", pa.string()),
+        ("question", pa.string()),
+        ("answers", _STRINGS),
+    ]
     + [("prediction", pa.string())]
     + [(name, pa.float64()) for name in METRICS]
-    + [("chunk_ids", _STRINGS), ("p_r", _FLOATS), ("chunk_answers", _STRINGS), ("chunk_logprobs", _FLOATS)]
+    + [
+        ("chunk_ids", _STRINGS),
+        ("p_r", _FLOATS),
+        ("chunk_answers", _STRINGS),
+        ("chunk_logprobs", _FLOATS),
+    ]
     + [("candidates", _STRINGS), ("candidate_logprobs", _FLOATS), ("num_truncated", pa.int32())]
 )
 
@@ -70,13 +85,20 @@ PREDICTION = pa.schema(
 def check_variant(variant: Variant) -> None:
     """InputError on an unknown ensemble or numbers out of range."""
     if variant.ensemble not in ENSEMBLES:
-        raise InputError(f"unknown ensemble {variant.ensemble!r}{nearest(variant.ensemble, ENSEMBLES)}")
+        raise InputError(
+            f"unknown ensemble {variant.ensemble!r}{nearest(variant.ensemble, ENSEMBLES)}"
+        )
     if variant.k < 0 or variant.shots < 0 or variant.max_new_tokens < 1:
-        raise InputError(f"variant {variant.name!r}: expected k and shots of 0 or more, max_new_tokens of 1 or more")
+        raise InputError(
+            f"variant {variant.name!r}: expected k and shots of 0 or more, max_new_tokens of 1 or "
+            "more"
+        )
 
 
 def chunks_used(row: Row, variant: Variant) -> list[tuple[str, str]]:
-    """The (title, text) pairs a variant shows for a row: its first k; none where the category has a context of its own."""
+    """The (title, text) pairs a variant shows for a row: its first k; none where the category has a
+    context of its own.
+    """
     pairs = list(zip(row["titles"], row["texts"], strict=True))[: variant.k]
     if row["category"] in GOLD_CONTEXT or not pairs:
         return []
@@ -89,11 +111,15 @@ def chunks_used(row: Row, variant: Variant) -> list[tuple[str, str]]:
 def prompts_of(row: Row, variant: Variant, shots: Sequence[str] = ()) -> list[Prompt]:
     """One prompt for each chunk used; a single one without background where there is none."""
     chunks = chunks_used(row, variant) or [None]
-    return [eval_prompt(row, template=variant.template, chunk=chunk, shots=shots) for chunk in chunks]
+    return [
+        eval_prompt(row, template=variant.template, chunk=chunk, shots=shots) for chunk in chunks
+    ]
 
 
 def weights_of(row: Row, variant: Variant, t_r: float, num_prompts: int) -> np.ndarray:
-    """p_R over the prompts, (K,): the softmax of Eq. 2 over the chunks used; one prompt has weight 1."""
+    """p_R over the prompts, (K,): the softmax of Eq. 2 over the chunks used; one prompt has weight
+    1.
+    """
     if num_prompts == 1:
         return np.ones(1, dtype=np.float32)
     score_BK = torch.tensor([row["scores"][:num_prompts]])
@@ -101,11 +127,21 @@ def weights_of(row: Row, variant: Variant, t_r: float, num_prompts: int) -> np.n
 
 
 def answer_batch(
-    lm: CausalLM, rows: list[Row], variant: Variant, *, t_r: float, shots: Sequence[str] = (), batch_tokens: int = 16384
+    lm: CausalLM,
+    rows: list[Row],
+    variant: Variant,
+    *,
+    t_r: float,
+    shots: Sequence[str] = (),
+    batch_tokens: int = 16384,
 ) -> tuple[list[Row], int]:
-    """(prediction rows in order, LM tokens computed). `t_r` must be resolved; `shots` are whole demonstrations."""
+    """(prediction rows in order, LM tokens computed). `t_r` must be resolved; `shots` are whole
+    demonstrations.
+    """
     fitted = [_fit(lm, row, variant, shots) for row in rows]
-    weights = [weights_of(row, variant, t_r, len(f[0])) for row, f in zip(rows, fitted, strict=True)]
+    weights = [
+        weights_of(row, variant, t_r, len(f[0])) for row, f in zip(rows, fitted, strict=True)
+    ]
     results: list[Row] = [{} for _ in rows]
     tokens = 0
     generating = [i for i, row in enumerate(rows) if not len(row["choices"])]
@@ -114,15 +150,24 @@ def answer_batch(
         if not numbers:
             continue
         prompts = [fitted[i][0] for i in numbers]
-        found, used = answer(lm, [rows[i] for i in numbers], prompts, [weights[i] for i in numbers], variant, batch_tokens)
+        found, used = answer(
+            lm,
+            [rows[i] for i in numbers],
+            prompts,
+            [weights[i] for i in numbers],
+            variant,
+            batch_tokens,
+        )
         tokens += used
         for i, result in zip(numbers, found, strict=True):
             results[i] = result
     gold, used = gold_logprobs(lm, rows, [f[0] for f in fitted], variant.template, batch_tokens)
     tokens += used
     predictions = [
-        _prediction(row, result, weight_K, gold_K, truncated, t_r)
-        for row, result, weight_K, gold_K, (_, truncated) in zip(rows, results, weights, gold, fitted, strict=True)
+        _prediction(row, result, weight_K, gold_K, truncated, variant.k, t_r)
+        for row, result, weight_K, gold_K, (_, truncated) in zip(
+            rows, results, weights, gold, fitted, strict=True
+        )
     ]
     return predictions, tokens
 
@@ -130,7 +175,9 @@ def answer_batch(
 def gold_logprobs(
     lm: CausalLM, rows: list[Row], prompts: list[list[list[int]]], template: str, batch_tokens: int
 ) -> tuple[list[np.ndarray], int]:
-    """log p_LM(gold answer | prompt) for each prompt of each row (nats, summed over tokens, no EOS), and tokens computed."""
+    """log p_LM(gold answer | prompt) for each prompt of each row (nats, summed over tokens, no
+    EOS), and tokens computed.
+    """
     flat, answers = [], []
     for row, row_prompts in zip(rows, prompts, strict=True):
         ids = gold_ids(lm, row, template)
@@ -142,12 +189,18 @@ def gold_logprobs(
 
 
 def gold_ids(lm: CausalLM, row: Row, template: str) -> list[int]:
-    """The y whose probability counts: token ids of the first gold answer, or of the right option; without EOS."""
+    """The y whose probability counts: token ids of the first gold answer, or of the right option;
+    without EOS.
+    """
     return lm.answer_ids(gold_answer(row, resolve_template(row, template)))
 
 
-def _fit(lm: CausalLM, row: Row, variant: Variant, shots: Sequence[str]) -> tuple[list[list[int]], int]:
-    """Token ids of a row's prompts, cut to the context with room for the answer; how many had to be cut."""
+def _fit(
+    lm: CausalLM, row: Row, variant: Variant, shots: Sequence[str]
+) -> tuple[list[list[int]], int]:
+    """Token ids of a row's prompts, cut to the context with room for the answer; how many had to be
+    cut.
+    """
     room = max(variant.max_new_tokens, len(gold_ids(lm, row, variant.template)))
     room = min(room, lm.context_length // 2)
     fitted = []
@@ -161,7 +214,12 @@ def _fit(lm: CausalLM, row: Row, variant: Variant, shots: Sequence[str]) -> tupl
 
 
 def _generate(
-    lm: CausalLM, rows: list[Row], prompts: list[list[list[int]]], weights: list[np.ndarray], variant: Variant, batch_tokens: int
+    lm: CausalLM,
+    rows: list[Row],
+    prompts: list[list[list[int]]],
+    weights: list[np.ndarray],
+    variant: Variant,
+    batch_tokens: int,
 ) -> tuple[list[Row], int]:
     """Decoded answers by the variant's ensemble."""
     if variant.ensemble == "tokens" and any(len(p) > 1 for p in prompts):
@@ -170,8 +228,11 @@ def _generate(
     ids = lm.generate(flat, max_new_tokens=variant.max_new_tokens, batch_tokens=batch_tokens)
     tokens = lm.last_num_tokens
     texts = _split([clean_answer(lm.text(i)) for i in ids], [len(p) for p in prompts])
-    candidates = [_candidates(t, w, variant.max_answers) for t, w in zip(texts, weights, strict=True)]
-    # every unique answer under every prompt (Eq. 2), EOS included so that a prefix of an answer does not win by being short
+    candidates = [
+        _candidates(t, w, variant.max_answers) for t, w in zip(texts, weights, strict=True)
+    ]
+    # every unique answer under every prompt (Eq. 2), EOS included so that a prefix of an answer
+    # does not win by being short
     pairs = [
         (prompt, lm.answer_ids(answer, eos=True))
         for row_prompts, found in zip(prompts, candidates, strict=True)
@@ -179,11 +240,17 @@ def _generate(
         for answer in found
         for prompt in row_prompts
     ]
-    pairs = [(prompt, answer[: max(1, lm.context_length - len(prompt))]) for prompt, answer in pairs]
-    logprobs = lm.answer_logprobs([p for p, _ in pairs], [a for _, a in pairs], batch_tokens=batch_tokens)
+    pairs = [
+        (prompt, answer[: max(1, lm.context_length - len(prompt))]) for prompt, answer in pairs
+    ]
+    logprobs = lm.answer_logprobs(
+        [p for p, _ in pairs], [a for _, a in pairs], batch_tokens=batch_tokens
+    )
     tokens += lm.last_num_tokens
     results, at = [], 0
-    for row_texts, found, row_prompts, weight_K in zip(texts, candidates, prompts, weights, strict=True):
+    for row_texts, found, row_prompts, weight_K in zip(
+        texts, candidates, prompts, weights, strict=True
+    ):
         scores = np.zeros(len(found), dtype=np.float32)
         if len(found) > 1:
             size = len(found) * len(row_prompts)
@@ -192,7 +259,12 @@ def _generate(
             scores = ensembles.answers(logprob_UK, torch.from_numpy(weight_K)).numpy()
         best = found[int(scores.argmax())] if found else ""
         results.append(
-            {"prediction": best, "chunk_answers": row_texts, "candidates": found, "candidate_logprobs": scores.tolist()}
+            {
+                "prediction": best,
+                "chunk_answers": row_texts,
+                "candidates": found,
+                "candidate_logprobs": scores.tolist(),
+            }
         )
     return results, tokens
 
@@ -207,7 +279,11 @@ def _candidates(texts: list[str], weight_K: np.ndarray, max_answers: int) -> lis
 
 
 def _generate_tokens(
-    lm: CausalLM, prompts: list[list[list[int]]], weights: list[np.ndarray], variant: Variant, batch_tokens: int
+    lm: CausalLM,
+    prompts: list[list[list[int]]],
+    weights: list[np.ndarray],
+    variant: Variant,
+    batch_tokens: int,
 ) -> tuple[list[Row], int]:
     """One continuation of K prompts mixed token by token; rows with as many prompts go together."""
     results: list[Row] = [{} for _ in prompts]
@@ -224,28 +300,50 @@ def _generate_tokens(
         tokens += lm.last_num_tokens
         for i, answer in zip(numbers, ids, strict=True):
             text = clean_answer(lm.text(answer))
-            results[i] = {"prediction": text, "chunk_answers": [], "candidates": [text], "candidate_logprobs": [0.0]}
+            results[i] = {
+                "prediction": text,
+                "chunk_answers": [],
+                "candidates": [text],
+                "candidate_logprobs": [0.0],
+            }
     return results, tokens
 
 
 def _choose(
-    lm: CausalLM, rows: list[Row], prompts: list[list[list[int]]], weights: list[np.ndarray], variant: Variant, batch_tokens: int
+    lm: CausalLM,
+    rows: list[Row],
+    prompts: list[list[list[int]]],
+    weights: list[np.ndarray],
+    variant: Variant,
+    batch_tokens: int,
 ) -> tuple[list[Row], int]:
-    """The option with the best p_R-weighted probability under the variant's scoring (Appendix B)."""
+    """The option with the best p_R-weighted probability under the variant's scoring (Appendix
+    B).
+    """
     encoded = [[lm.answer_ids(o) for o in options(row, variant.template)] for row in rows]
     pairs = [
-        (prompt, option) for row_prompts, ids in zip(prompts, encoded, strict=True) for option in ids for prompt in row_prompts
+        (prompt, option)
+        for row_prompts, ids in zip(prompts, encoded, strict=True)
+        for option in ids
+        for prompt in row_prompts
     ]
-    logprobs = lm.answer_logprobs([p for p, _ in pairs], [o for _, o in pairs], batch_tokens=batch_tokens)
+    logprobs = lm.answer_logprobs(
+        [p for p, _ in pairs], [o for _, o in pairs], batch_tokens=batch_tokens
+    )
     tokens = lm.last_num_tokens
     uncond: list[np.ndarray] = [np.zeros(len(ids), dtype=np.float32) for ids in encoded]
     if variant.scoring == "nll_compl":
         bare = [*lm.bos_ids, *lm.encode("Answer:")]
         flat = [option for ids in encoded for option in ids]
-        uncond = _split(lm.answer_logprobs([bare] * len(flat), flat, batch_tokens=batch_tokens), [len(i) for i in encoded])
+        uncond = _split(
+            lm.answer_logprobs([bare] * len(flat), flat, batch_tokens=batch_tokens),
+            [len(i) for i in encoded],
+        )
         tokens += lm.last_num_tokens
     results, at = [], 0
-    for row, row_prompts, ids, weight_K, bare_O in zip(rows, prompts, encoded, weights, uncond, strict=True):
+    for row, row_prompts, ids, weight_K, bare_O in zip(
+        rows, prompts, encoded, weights, uncond, strict=True
+    ):
         size = len(ids) * len(row_prompts)
         logprob_OK = torch.from_numpy(logprobs[at : at + size].reshape(len(ids), -1))
         at += size
@@ -261,21 +359,33 @@ def _choose(
         alone = [names[i] for i in logprob_OK.argmax(0).tolist()]
         right = float(best == gold_choice(row))
         results.append(
-            {"prediction": row["choices"][best], "chunk_answers": alone, "candidates": list(row["choices"])}
+            {
+                "prediction": row["choices"][best],
+                "chunk_answers": alone,
+                "candidates": list(row["choices"]),
+            }
             | {"candidate_logprobs": scores.tolist(), "em": right, "f1": right}
         )
     return results, tokens
 
 
-def _prediction(row: Row, result: Row, weight_K: np.ndarray, gold_K: np.ndarray, truncated: int, t_r: float) -> Row:
-    """The prediction row with its metrics; recall is NaN (no value) where nothing was retrieved."""
+def _prediction(
+    row: Row,
+    result: Row,
+    weight_K: np.ndarray,
+    gold_K: np.ndarray,
+    truncated: int,
+    k: int,
+    t_r: float,
+) -> Row:
+    """The prediction row with its metrics; recall has no value where no chunk is used."""
     num = len(weight_K)
     if num > 1:
         scores = torch.tensor([row["scores"][:num]])
         nll = float(mixture_nll(scores, torch.from_numpy(gold_K)[None], t_r=t_r)[0])
     else:
         nll = -float(gold_K[0])
-    hits_K = hits_of(row) if len(row["chunk_ids"]) else []
+    hits_K = hits_of(row) if k else []
     return {
         **{name: row[name] for name in ("id", "task", "group", "question", "answers")},
         "em": metrics.exact_match(result["prediction"], row["answers"]),
@@ -284,7 +394,7 @@ def _prediction(row: Row, result: Row, weight_K: np.ndarray, gold_K: np.ndarray,
         "nll": nll,
         "recall@1": float(any(hits_K[:1])) if hits_K else None,
         "recall@5": float(any(hits_K[:5])) if hits_K else None,
-        "chunk_ids": row["chunk_ids"][:num] if num > 1 else row["chunk_ids"][:1],
+        "chunk_ids": row["chunk_ids"][:k],
         "p_r": weight_K.tolist(),
         "chunk_logprobs": gold_K.tolist(),
         "num_truncated": truncated,

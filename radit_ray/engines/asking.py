@@ -22,7 +22,10 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
     """
     file = storage.join(run, "run.json")
     if not storage.exists(file):
-        raise InputError(f"{run}: no run.json, expected the folder of a finished `radit run`; run it to its end first")
+        raise InputError(
+            f"{run}: no run.json, expected the folder of a finished `radit run`; run it to its "
+            "end first"
+        )
     variants = storage.read_json(file)["variants"]
     if variant not in variants:
         raise InputError(f"run {run} has no variant {variant!r}{nearest(variant, variants)}")
@@ -40,8 +43,16 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
     lm = CausalLM.load(record["lm"], eos_token=chosen.eos_token)
     predictions, _ = answer_batch(lm, ranked, chosen, t_r=chosen.t_r or 1.0)
     shown = len(predictions[0]["chunk_ids"]) if chosen.k else 0
-    known = {name: predictions[0][name] for name in ("question", "prediction", "p_r", "chunk_ids", "chunk_answers")}
-    return {**known, "titles": ranked[0]["titles"][:shown], "texts": ranked[0]["texts"][:shown], "variant": variant}
+    known = {
+        name: predictions[0][name]
+        for name in ("question", "prediction", "p_r", "chunk_ids", "chunk_answers")
+    }
+    return {
+        **known,
+        "titles": ranked[0]["titles"][:shown],
+        "texts": ranked[0]["texts"][:shown],
+        "variant": variant,
+    }
 
 
 def _inside(run: str, path: str) -> str:

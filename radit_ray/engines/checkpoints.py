@@ -1,7 +1,9 @@
-"""Resume points of a training: written whole or not at all, checked before they are read, pruned when a newer one is complete.
+"""Resume points of a training: written whole or not at all, checked before they are read, pruned
+when a newer one is complete.
 
-`resume/step-000120/` holds safetensors (DDP) or DeepSpeed's own files, and `state.json` with the sha256 of each; a folder without
-it, or whose files differ, is torn and never used. Nothing here is a pickle except what DeepSpeed writes.
+`resume/step-000120/` holds safetensors (DDP) or DeepSpeed's own files, and `state.json` with the
+sha256 of each; a folder without it, or whose files differ, is torn and never used. Nothing here is
+a pickle except what DeepSpeed writes.
 """
 
 from __future__ import annotations
@@ -41,14 +43,24 @@ class Store:
     world: int
 
     def save(self, engine: Any, state: State) -> None:
-        """Writes step-N with its state.json last, then drops older ones and best files nobody names."""
+        """Writes step-N with its state.json last, then drops older ones and best files nobody
+        names.
+        """
         target = storage.join(self.folder, f"step-{state.step:06d}")
         local = self._scratch(state.step)
         engine.save(local, self.rank)
         self._barrier()
         if self.rank == 0:
-            files = {name: storage.sha256_of(os.path.join(local, name)) for name in storage.list_files(local)}
-            record = {**dataclasses.asdict(state), "fingerprint": self.fingerprint, "world": self.world, "files": files}
+            files = {
+                name: storage.sha256_of(os.path.join(local, name))
+                for name in storage.list_files(local)
+            }
+            record = {
+                **dataclasses.asdict(state),
+                "fingerprint": self.fingerprint,
+                "world": self.world,
+                "files": files,
+            }
             storage.write_json(os.path.join(local, "state.json"), record)
             storage.put_folder(local, target)
             shutil.rmtree(local, ignore_errors=True)
@@ -56,7 +68,9 @@ class Store:
         self._barrier()
 
     def restore(self, engine: Any) -> State | None:
-        """Loads the newest whole checkpoint of this training into the engine; None where there is none."""
+        """Loads the newest whole checkpoint of this training into the engine; None where there is
+        none.
+        """
         for name in sorted(self._names(), reverse=True):
             path = storage.join(self.folder, name)
             record = self._whole(path)
@@ -88,7 +102,11 @@ class Store:
         return path
 
     def _names(self) -> list[str]:
-        found = {name.split("/")[0] for name in storage.list_files(self.folder) if name.startswith("step-")}
+        found = {
+            name.split("/")[0]
+            for name in storage.list_files(self.folder)
+            if name.startswith("step-")
+        }
         return sorted(found)
 
     def _whole(self, path: str) -> dict[str, Any] | None:
@@ -97,7 +115,11 @@ class Store:
         if not storage.exists(file):
             return None
         record = dict(storage.read_json(file))
-        if record["fingerprint"] != self.fingerprint or record["world"] != self.world and "model.safetensors" not in record["files"]:
+        if (
+            record["fingerprint"] != self.fingerprint
+            or (record["world"] != self.world
+            and "model.safetensors" not in record["files"])
+        ):
             return None
         for name, digest in record["files"].items():
             part = storage.join(path, name)
@@ -118,7 +140,9 @@ class Store:
             dist.barrier()
 
 
-def save_adamw(folder: str, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+def save_adamw(
+    folder: str, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> None:
     """Parameters and AdamW moments as two safetensors files."""
     state: dict[str, Tensor] = {}
     for name, value in parameters.items():
@@ -129,7 +153,9 @@ def save_adamw(folder: str, parameters: dict[str, Tensor], optimizer: torch.opti
     save_file(state, os.path.join(folder, "optimizer.safetensors"))
 
 
-def load_adamw(folder: str, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+def load_adamw(
+    folder: str, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> None:
     """The inverse of `save_adamw`."""
     load_trained(os.path.join(folder, "model.safetensors"), parameters)
     with safe_open(os.path.join(folder, "optimizer.safetensors"), framework="pt") as stored:

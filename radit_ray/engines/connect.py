@@ -12,9 +12,11 @@ import ray
 
 
 def connect(*, num_cpus: int | None = None) -> None:
-    """Joins the cluster of this job or of RAY_ADDRESS, else starts a private one on this machine, quietly.
+    """Joins the cluster of this job or of RAY_ADDRESS, else starts a private one on this machine,
+    quietly.
 
-    Inside `ray job submit` the address is in the environment. `num_cpus` only counts for a private cluster.
+    Inside `ray job submit` the address is in the environment. `num_cpus` only counts for a private
+    cluster.
     """
     if ray.is_initialized():
         return
@@ -40,7 +42,9 @@ def _init(joined: bool, num_cpus: int | None) -> None:
 
 @contextlib.contextmanager
 def _no_startup_chatter() -> Iterator[None]:
-    """Ray's C++ core announces its log level on file descriptor 2, whatever the level; errors come as exceptions."""
+    """Ray's C++ core announces its log level on file descriptor 2, whatever the level; errors come
+    as exceptions.
+    """
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

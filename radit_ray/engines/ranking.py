@@ -1,4 +1,6 @@
-"""From questions to ranked rows: encode, search, drop what is excluded. Serves retrieve, ask and the endpoint."""
+"""From questions to ranked rows: encode, search, drop what is excluded. Serves retrieve, ask and
+the endpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from radit_ray.models.dual_encoder import DualEncoder
 
 
 def rank(
-    examples: list[dict[str, Any]], encoder: DualEncoder, shards: ShardedIndex, *, k: int, batch_tokens: int = 16384
+    examples: list[dict[str, Any]],
+    encoder: DualEncoder,
+    shards: ShardedIndex,
+    *,
+    k: int,
+    batch_tokens: int = 16384,
 ) -> list[dict[str, Any]]:
     """Ranked rows of some examples: encode their queries, search, drop excluded chunks, keep k.
 
@@ -20,11 +27,15 @@ def rank(
     queries = [retrieval_query(row) for row in examples]
     asking = [number for number, query in enumerate(queries) if query]
     nothing = {"chunk_ids": [], "doc_ids": [], "titles": [], "texts": [], "scores": []}
-    ranked = [{**row, "query": query, **nothing} for row, query in zip(examples, queries, strict=True)]
+    ranked = [
+        {**row, "query": query, **nothing} for row, query in zip(examples, queries, strict=True)
+    ]
     if not asking:
         return ranked
     spare = max(len(examples[number]["exclude_ids"]) for number in asking)
-    vectors = encoder.encode_queries([queries[number] for number in asking], batch_tokens=batch_tokens)
+    vectors = encoder.encode_queries(
+        [queries[number] for number in asking], batch_tokens=batch_tokens
+    )
     score_QK, position_QK = shards.search(vectors, k + spare)
     chunks = shards.chunks(position_QK)
     for number, scores_K, positions_K in zip(asking, score_QK, position_QK, strict=True):
@@ -45,8 +56,12 @@ def rank(
 
 
 def hits_of(row: dict[str, Any]) -> list[bool]:
-    """Which of a ranked row's chunks count as right: by `gold_ids` where the example names them, else by answer string."""
+    """Which of a ranked row's chunks count as right: by `gold_ids` where the example names them,
+    else by answer string.
+    """
     if len(row["gold_ids"]):
         gold = set(row["gold_ids"])
-        return [c in gold or d in gold for c, d in zip(row["chunk_ids"], row["doc_ids"], strict=True)]
+        return [
+            c in gold or d in gold for c, d in zip(row["chunk_ids"], row["doc_ids"], strict=True)
+        ]
     return [contains_answer(text, row["answers"]) for text in row["texts"]]

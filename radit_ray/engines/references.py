@@ -1,4 +1,6 @@
-"""Models as inputs of a stage: an id or folder becomes a path and the fingerprint of its content."""
+"""Models as inputs of a stage: an id or folder becomes a path and the fingerprint of its
+content.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,14 @@ def model_input(name: str, *, what: str) -> Input:
 
     `what` is "lm" or "retriever", for the message. InputError where neither is there.
     """
+    name = storage.absolute(name)
     if not name:
         raise InputError(f"no {what} given; expected a Hugging Face id or a folder, use --{what}")
     if storage.exists(name):
         if storage.is_local(name) and not Path(storage.local(name)).is_dir():
-            raise InputError(f"{what} {name!r} is a file, expected a folder with config.json and safetensors")
+            raise InputError(
+                f"{what} {name!r} is a file, expected a folder with config.json and safetensors"
+            )
         return Input(path=name, fingerprint=folder_fingerprint(name))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise InputError(f"{what} {name!r} does not exist; expected a Hugging Face id or a folder")
@@ -50,7 +55,11 @@ def _hub_fingerprint(name: str, what: str) -> str:
 def retriever_input(retriever: str, preset: str) -> Input:
     """The two encoders of a retriever as one input; a preset's name stands for its hub ids."""
     if not retriever:
-        raise InputError("no retriever given; expected an id, a folder, a pair QUERY,CONTEXT or a preset; use --retriever")
+        raise InputError(
+            "no retriever given; expected an id, a folder, a pair QUERY,CONTEXT or a preset; use "
+            "--retriever"
+        )
+    retriever = storage.absolute(retriever)
     found = resolve_preset(retriever, preset)
     if "," in retriever:
         parts = [part.strip() for part in retriever.split(",")]
@@ -59,7 +68,11 @@ def retriever_input(retriever: str, preset: str) -> Input:
     else:
         parts = list(dict.fromkeys([found.query_model, found.chunk_model]))
     inputs = [model_input(part, what="retriever") for part in parts]
-    fingerprint = inputs[0].fingerprint if len(inputs) == 1 else fingerprint_of([i.fingerprint for i in inputs])
+    fingerprint = (
+        inputs[0].fingerprint
+        if len(inputs) == 1
+        else fingerprint_of([i.fingerprint for i in inputs])
+    )
     return Input(path=retriever, fingerprint=fingerprint)
 
 

@@ -9,12 +9,18 @@ import dataclasses
 class Resources:
     """Hardware for one stage call: recorded in the manifest's cost, no part of the identity."""
 
-    num_workers: int = 0  # actors or training workers; 0 = as many as the cluster's free CPUs or GPUs hold
+    num_workers: int = (
+        0  # actors or training workers; 0 = as many as the cluster's free CPUs or GPUs hold
+    )
     cpus_per_worker: float = 1.0  # CPU cores of one worker
     gpus_per_worker: float = 0.0  # GPUs of one worker; > 0 puts the models on CUDA
     batch_tokens: int = 16384  # padded tokens in one forward pass of an encoder or LM
-    micro_batch: int = 0  # training: sequences (lm-ft) or queries (r-ft) per backward pass; 0 = the whole share
-    packing: bool = False  # lm-ft: packed rows with block-diagonal attention instead of length-bucketed padding
+    micro_batch: int = (
+        0  # training: sequences (lm-ft) or queries (r-ft) per backward pass; 0 = the whole share
+    )
+    packing: bool = (
+        False  # lm-ft: packed rows with block-diagonal attention instead of length-bucketed padding
+    )
     zero_stage: int = 0  # training: 0 = DDP, 1-3 = DeepSpeed ZeRO
     offload: bool = False  # DeepSpeed: optimizer state in host memory
     gradient_checkpointing: bool = False  # lm-ft: recompute activations, less memory

@@ -1,8 +1,9 @@
 """Exact search over the shards of an index: each shard answers for itself, one merge decides.
 
-A shard is a FAISS file and an Arrow file with the chunks in the same order; the Arrow file is memory-mapped, so texts cost no
-memory. Shards live in Ray actors spread over the nodes, or in this process (`radit ask`). The merged ids are those of one flat
-index, up to ties: equal scores are ordered by position.
+A shard is a FAISS file and an Arrow file with the chunks in the same order; the Arrow file is
+memory-mapped, so texts cost no memory. Shards live in Ray actors spread over the nodes, or in this
+process (`radit ask`). The merged ids are those of one flat index, up to ties: equal scores are
+ordered by position.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class IndexShard:
         self.table = pa.ipc.open_file(source).read_all()
         if self.table.num_rows != shard["rows"]:
             raise InputError(
-                f"{shard['arrow']} has {self.table.num_rows} chunks, expected {shard['rows']}; make the index again"
+                f"{shard['arrow']} has {self.table.num_rows} chunks, expected {shard['rows']}; "
+                "make the index again"
             )
 
     def search(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +62,8 @@ class ShardedIndex:
 
     @classmethod
     def open(cls, path: str, *, nprobe: int = 0, remote: bool = True) -> ShardedIndex:
-        """Loads every shard of the index artifact at `path`, checked by sha256; into actors if `remote`.
+        """Loads every shard of the index artifact at `path`, checked by sha256; into actors if
+        `remote`.
 
         The actors hold memory and no CPU share: they work while the query encoder waits for them.
         """
@@ -94,10 +97,13 @@ class ShardedIndex:
         )
 
     def search(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(scores, positions in the whole index), each (Q, k), best first. All shards work at once."""
+        """(scores, positions in the whole index), each (Q, k), best first. All shards work at
+        once.
+        """
         if query_QD.shape[1] != self.dimension:
             raise InputError(
-                f"the query encoder gives vectors of width {query_QD.shape[1]}, the index holds width "
+                f"the query encoder gives vectors of width {query_QD.shape[1]}, the index holds "
+                "width "
                 f"{self.dimension}; use the retriever that embedded the chunks"
             )
         if self.remote:
@@ -134,7 +140,8 @@ class ShardedIndex:
 def merge_top_k(
     scores: list[np.ndarray], positions: list[np.ndarray], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of all shards' candidates per query; equal scores by position, missing ones (-1) last.
+    """The k best of all shards' candidates per query; equal scores by position, missing ones (-1)
+    last.
 
     >>> a, b = np.array([[0.9, 0.1]]), np.array([[0.5, 0.5]])
     >>> [x.tolist() for x in merge_top_k([a, b], [np.array([[4, 2]]), np.array([[9, 7]])], 3)]
@@ -144,4 +151,3 @@ def merge_top_k(
     score_QC = np.where(position_QC < 0, -np.inf, score_QC)
     order = np.lexsort((position_QC, -score_QC), axis=1)[:, :k]
     return np.take_along_axis(score_QC, order, 1), np.take_along_axis(position_QC, order, 1)
-

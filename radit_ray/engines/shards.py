@@ -1,7 +1,9 @@
-"""Shard-wise work on a pool of Ray Data actors: the models are loaded once per actor, results come back as small rows.
+"""Shard-wise work on a pool of Ray Data actors: the models are loaded once per actor, results come
+back as small rows.
 
-A worker is a class: `__init__` loads, `__call__(item) -> row` does one shard and commits it. Since a shard is done by one call,
-no batch crosses a shard's border, and what was committed before a kill is never done again.
+A worker is a class: `__init__` loads, `__call__(item) -> row` does one shard and commits it. Since
+a shard is done by one call, no batch crosses a shard's border, and what was committed before a kill
+is never done again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from radit_ray.engines.resources import Resources
 
 
 def num_workers(resources: Resources, num_items: int) -> int:
-    """Actors to start: what was asked for, else what the cluster's CPUs and GPUs hold, and never more than items.
+    """Actors to start: what was asked for, else what the cluster's CPUs and GPUs hold, and never
+    more than items.
 
     InputError where a single worker does not fit, since Ray would wait for it for ever.
     """
@@ -36,17 +39,26 @@ def num_workers(resources: Resources, num_items: int) -> int:
         fit = min(fit, math.floor(cluster.get("GPU", 0) / gpus))
     if fit < 1 or resources.num_workers > fit:
         raise InputError(
-            f"{max(1, resources.num_workers)} workers of {cpus:g} CPU and {gpus:g} GPU do not fit the cluster "
-            f"({cluster.get('CPU', 0):g} CPU, {cluster.get('GPU', 0):g} GPU); lower --resources.num-workers, "
+            f"{max(1, resources.num_workers)} workers of {cpus:g} CPU and {gpus:g} GPU do not fit "
+            "the cluster "
+            f"({cluster.get('CPU', 0):g} CPU, {cluster.get('GPU', 0):g} GPU); lower "
+            "--resources.num-workers, "
             "--resources.cpus-per-worker or --resources.gpus-per-worker"
         )
     return max(1, min(resources.num_workers or fit, num_items))
 
 
 def map_shards(
-    worker: type, arguments: dict[str, Any], items: list[dict[str, Any]], *, resources: Resources, label: str, unit: str
+    worker: type,
+    arguments: dict[str, Any],
+    items: list[dict[str, Any]],
+    *,
+    resources: Resources,
+    label: str,
+    unit: str,
 ) -> list[dict[str, Any]]:
-    """Runs `worker(**arguments)(item)` for each item on a Ray Data actor pool; returns their sidecars in any order.
+    """Runs `worker(**arguments)(item)` for each item on a Ray Data actor pool; returns their
+    sidecars in any order.
 
     An InputError, or a full disk, raised in a worker is raised here as itself.
     """
@@ -72,11 +84,15 @@ def map_shards(
 def progress(rows: Iterable[Any], *, total: int | None, label: str, unit: str) -> Iterator[Any]:
     """A progress bar on stderr: one line in a terminal, a line every ten seconds in a log file."""
     interval = 0.5 if sys.stderr.isatty() else 10.0
-    yield from tqdm(rows, total=total, desc=label, unit=unit, mininterval=interval, smoothing=0.1, leave=True)
+    yield from tqdm(
+        rows, total=total, desc=label, unit=unit, mininterval=interval, smoothing=0.1, leave=True
+    )
 
 
 class Guard:
-    """A worker whose InputError or full disk comes back as a row, since Ray's wrappers drop the cause of an error."""
+    """A worker whose InputError or full disk comes back as a row, since Ray's wrappers drop the
+    cause of an error.
+    """
 
     def __init__(self, worker: Callable[..., Any], arguments: dict[str, Any]) -> None:
         self.error: dict[str, Any] | None = None
@@ -95,7 +111,9 @@ class Guard:
 
 
 def _as_row(error: InputError | OSError) -> dict[str, Any]:
-    """An error for the person at the keyboard as a row; any other one is raised again and ends the stage."""
+    """An error for the person at the keyboard as a row; any other one is raised again and ends the
+    stage.
+    """
     if isinstance(error, InputError):
         return {"error": str(error), "errno": 0}
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,8 +1,10 @@
-"""The training loop both fine-tunings share, on Ray Train: DDP or DeepSpeed ZeRO, resumable, keeps the best of dev.
+"""The training loop both fine-tunings share, on Ray Train: DDP or DeepSpeed ZeRO, resumable, keeps
+the best of dev.
 
-A stage gives a `Task` (what one step's batches are, their loss, the dev numbers); the loop knows nothing of LMs or retrievers.
-Shares of the loss are divided by what the whole step holds, so that any number of workers and any micro-batch give one result.
-State lies in `<output>/resume/` as safetensors and JSON (DeepSpeed: its own files, checked by sha256) and goes when the stage ends.
+A stage gives a `Task` (what one step's batches are, their loss, the dev numbers); the loop knows
+nothing of LMs or retrievers. Shares of the loss are divided by what the whole step holds, so that
+any number of workers and any micro-batch give one result. State lies in `<output>/resume/` as
+safetensors and JSON (DeepSpeed: its own files, checked by sha256) and goes when the stage ends.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Loop:
     """The optimiser and the calendar of one training; the stage's config fills it."""
 
     steps: int
+    batch_size: int  # over all workers
     lr: float
     end_lr: float
     warmup: int
@@ -57,7 +60,9 @@ class Task(Protocol):
     module: nn.Module  # its parameters with requires_grad are trained
 
     def batches(self, step: int, rank: int, world: int) -> list[Any]:
-        """This worker's batches of one step, each small enough for one forward and backward pass."""
+        """This worker's batches of one step, each small enough for one forward and backward
+        pass.
+        """
         ...
 
     def loss(self, module: nn.Module, batch: Any) -> Tensor:
@@ -74,7 +79,9 @@ class Task(Protocol):
 
 
 def lr_at(loop: Loop, step: int) -> float:
-    """Learning rate of a step, counted from 0: linear warm-up, then cosine or linear to `end_lr` (paper, Tables 8 and 9)."""
+    """Learning rate of a step, counted from 0: linear warm-up, then cosine or linear to `end_lr`
+    (paper, Tables 8 and 9).
+    """
     if step < loop.warmup:
         return loop.lr * (step + 1) / loop.warmup
     done = (step - loop.warmup) / max(1, loop.steps - loop.warmup)
@@ -83,22 +90,32 @@ def lr_at(loop: Loop, step: int) -> float:
 
 
 def fit(
-    make_task: Callable[..., Task], arguments: dict[str, Any], loop: Loop, work: Work[Any], resources: Resources, label: str
+    make_task: Callable[..., Task],
+    arguments: dict[str, Any],
+    loop: Loop,
+    work: Work[Any],
+    resources: Resources,
+    label: str,
 ) -> dict[str, Any]:
-    """Trains on Ray Train and returns the result: best step, its dev metrics, history, cost; weights in `best_weights(work)`.
+    """Trains on Ray Train and returns the result: best step, its dev metrics, history, cost;
+    weights in `best_weights(work)`.
 
-    InputError where workers do not fit or the task refuses its input. A lost worker restarts the group from the last checkpoint.
+    InputError where workers do not fit or the task refuses its input. A lost worker restarts the
+    group from the last checkpoint.
     """
     if loop.schedule not in ("cosine", "linear"):
-        raise InputError(f"schedule={loop.schedule!r}{nearest(loop.schedule, ['cosine', 'linear'])}")
+        raise InputError(
+            f"schedule={loop.schedule!r}{nearest(loop.schedule, ['cosine', 'linear'])}"
+        )
     if loop.steps < 1 or loop.lr <= 0:
-        raise InputError(f"steps={loop.steps}, lr={loop.lr}; expected at least 1 step and a rate above 0")
+        raise InputError(
+            f"steps={loop.steps}, lr={loop.lr}; expected at least 1 step and a rate above 0"
+        )
     folder = storage.join(work.output, "resume")
     result_file = storage.join(folder, "result.json")
     if storage.exists(result_file):
         return dict(storage.read_json(result_file))
-    # One worker unless asked: training workers must be a choice, since they hold a copy of the model each.
-    world = num_workers(resources, max(1, resources.num_workers))
+    world = _world_size(loop, resources)
     storage.remove(storage.join(folder, "error.json"))
     trainer = TorchTrainer(
         _worker,
@@ -128,6 +145,21 @@ def fit(
     if storage.exists(error):
         raise InputError(storage.read_json(error)["error"])
     return dict(storage.read_json(result_file))
+
+
+def _world_size(loop: Loop, resources: Resources) -> int:
+    """The workers asked for, which must divide the batch; by default as many as fit and divide
+    it.
+    """
+    fit = num_workers(resources, loop.batch_size)
+    if resources.num_workers:
+        if loop.batch_size % resources.num_workers:
+            raise InputError(
+                f"batch_size={loop.batch_size} is no multiple of {resources.num_workers} workers; "
+                "change one of them"
+            )
+        return resources.num_workers
+    return max(n for n in range(1, fit + 1) if loop.batch_size % n == 0)
 
 
 def best_weights(work: Work[Any], result: dict[str, Any]) -> str:
@@ -168,7 +200,12 @@ def _train(
         _check_select(loop.select_by, metrics)
         value = metrics[loop.select_by.lstrip("-")] * (-1 if loop.select_by.startswith("-") else 1)
         if step and (state.best is None or value < state.best["value"]):
-            state.best = {"step": step, "value": value, "dev": metrics, "file": f"best-{step:06d}.safetensors"}
+            state.best = {
+                "step": step,
+                "value": value,
+                "dev": metrics,
+                "file": f"best-{step:06d}.safetensors",
+            }
             store.save_best(engine, state.best["file"])
 
     if state.step == 0:
@@ -176,8 +213,13 @@ def _train(
     for step in range(state.step, loop.steps):
         loss, norm = engine.step(task, step, rank, world, lr_at(loop, step))
         if not math.isfinite(loss):
-            raise InputError(f"the loss is {loss} at step {step + 1}; lower lr ({loop.lr:g}) or use precision fp32")
-        state.history.append({"step": step + 1, "loss": loss, "lr": lr_at(loop, step), "grad_norm": norm})
+            raise InputError(
+                f"the loss is {loss} at step {step + 1}; lower lr ({loop.lr:g}) or use precision "
+                "fp32"
+            )
+        state.history.append(
+            {"step": step + 1, "loss": loss, "lr": lr_at(loop, step), "grad_norm": norm}
+        )
         state.step = step + 1
         last = state.step == loop.steps
         if last or (loop.eval_every and state.step % loop.eval_every == 0):
@@ -186,7 +228,9 @@ def _train(
         if last or state.step % resources.checkpoint_every == 0:
             store.save(engine, state)
         if rank == 0:
-            storage.write_json(storage.join(folder, "progress.json"), {"step": state.step, "loss": loss})
+            storage.write_json(
+                storage.join(folder, "progress.json"), {"step": state.step, "loss": loss}
+            )
     if rank == 0:
         cost = {"device_s": state.seconds * world, "num_workers": world}
         result = {"best": state.best, "history": state.history, "cost": cost}
@@ -196,7 +240,9 @@ def _train(
 def _check_select(select_by: str, metrics: dict[str, float]) -> None:
     name = select_by.lstrip("-")
     if name not in metrics:
-        raise InputError(f"select_by={select_by!r}{nearest(name, metrics)}; '-' in front means larger is better")
+        raise InputError(
+            f"select_by={select_by!r}{nearest(name, metrics)}; '-' in front means larger is better"
+        )
 
 
 def _all_sum(sums: dict[str, float], device: torch.device, world: int) -> dict[str, float]:
@@ -217,18 +263,26 @@ def _engine(module: nn.Module, loop: Loop, resources: Resources, device: torch.d
 
 
 class DdpEngine:
-    """fp32 master weights, autocast in bf16 where asked, AdamW; gradients summed over workers by DDP."""
+    """fp32 master weights, autocast in bf16 where asked, AdamW; gradients summed over workers by
+    DDP.
+    """
 
     def __init__(self, module: nn.Module, loop: Loop, device: torch.device) -> None:
         self.loop, self.device = loop, device
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=loop.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=loop.weight_decay
+            self.parameters.values(),
+            lr=loop.lr,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=loop.weight_decay,
         )
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         # some encoders hold a pooler that the loss never reaches
         self.module: nn.Module = (
-            DistributedDataParallel(module, find_unused_parameters=True) if self.world > 1 else module
+            DistributedDataParallel(module, find_unused_parameters=True)
+            if self.world > 1
+            else module
         )
 
     def step(self, task: Task, step: int, rank: int, world: int, lr: float) -> tuple[float, float]:
@@ -244,7 +298,9 @@ class DdpEngine:
             with wait:
                 with autocast(self.device, self.loop.precision):
                     loss = task.loss(self.module, batch)
-                (loss * self.world).backward()  # DDP takes the mean over workers; the shares must be summed
+                (
+                    loss * self.world
+                ).backward()  # DDP takes the mean over workers; the shares must be summed
             total += loss.detach()
         parameters = list(self.parameters.values())
         norm = nn.utils.clip_grad_norm_(parameters, self.loop.clip or math.inf)

@@ -1,7 +1,9 @@
-"""DeepSpeed ZeRO 1-3 behind the same three calls as `trainer.DdpEngine`; imported only where a zero stage is asked for.
+"""DeepSpeed ZeRO 1-3 behind the same three calls as `trainer.DdpEngine`; imported only where a zero
+stage is asked for.
 
-Weights stay fp32 and are cast by autocast, as under DDP, so that the two agree; DeepSpeed shards optimiser state (1), gradients (2),
-parameters (3). Works with gloo on CPUs; its first start compiles a small operator (g++).
+Weights stay fp32 and are cast by autocast, as under DDP, so that the two agree; DeepSpeed shards
+optimiser state (1), gradients (2), parameters (3). Works with gloo on CPUs; its first start
+compiles a small operator (g++).
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from radit_ray.engines.resources import Resources
 class ZeroEngine:
     """A DeepSpeed engine that takes one optimiser step from any number of batches."""
 
-    def __init__(self, module: nn.Module, loop: Any, resources: Resources, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, loop: Any, resources: Resources, device: torch.device
+    ) -> None:
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
@@ -33,7 +37,11 @@ class ZeroEngine:
             eps=1e-8,
             weight_decay=loop.weight_decay,
         )
-        zero: dict[str, Any] = {"stage": self.stage, "overlap_comm": False, "contiguous_gradients": True}
+        zero: dict[str, Any] = {
+            "stage": self.stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+        }
         if resources.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
         settings = {
@@ -51,7 +59,9 @@ class ZeroEngine:
         self.module = self.engine
 
     def step(self, task: Any, step: int, rank: int, world: int, lr: float) -> tuple[float, float]:
-        """One optimiser step; every worker runs as many backward passes, since each one communicates."""
+        """One optimiser step; every worker runs as many backward passes, since each one
+        communicates.
+        """
         from radit_ray.engines.trainer import autocast
 
         for group in self.optimizer.param_groups:

@@ -4,12 +4,14 @@ In: an iterable of texts. Out: a folder that `AutoModelForCausalLM` and `AutoTok
 (safetensors in bf16, a byte-level BPE with BOS, EOS and PAD) and `world_lm.json`, the record of how
 it was made. The packaged model is rebuilt with
 
-    python -c "from radit_ray.data.world import WorldConfig, make_world; \\ from
-    radit_ray.data.world_prose import pretraining_text; from radit_ray.models.pretrain import
-    pretrain; \\ pretrain(pretraining_text(make_world(WorldConfig())), size='s',
-    output='radit_ray/assets/world-lm-s')"
+    from radit_ray.data.world import WorldConfig, make_world
+    from radit_ray.data.world_prose import about_world, pretraining_text
+    from radit_ray.models.pretrain import pretrain
+    world = make_world(WorldConfig())
+    pretrain(pretraining_text(world), size="s", output="radit_ray/assets/world-lm-s",
+             about=about_world(world), num_threads=1)
 
-Suffixes: B windows, T tokens of a window, V vocabulary.
+Suffixes: B rows of a batch, T tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from radit_ray.core.errors import InputError, nearest
@@ -73,9 +75,9 @@ def pretrain(
     """Trains tokenizer and LM, saves both to `output` and returns the record (what `world_lm.json`
     says).
 
-    `size` is a key of SIZES or a `Size`; `steps` and `num_threads` default to the preset's and torch's. `precision` "bf16" autocasts,
-    with weights kept in fp32; `about` (command, world) is copied into the record. InputError:
-    unknown size or precision, too few texts.
+    `size` is a key of SIZES or a `Size`; `steps` and `num_threads` default to the preset's and
+    torch's. `precision` "bf16" autocasts, with weights kept in fp32; `about` (command, world) is
+    copied into the record. InputError: unknown size or precision, too few texts.
     """
     if isinstance(size, str) and size not in SIZES:
         raise InputError(f"size={size!r} of the LM{nearest(size, SIZES)}")
@@ -156,7 +158,8 @@ def build(shape: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            attn_implementation="eager",  # rows are short: two small matrix products beat the fused kernel on a CPU
+            # Rows are short: two small matrix products beat the fused kernel on a CPU.
+            attn_implementation="eager",
         )
     )
 
@@ -164,11 +167,13 @@ def build(shape: Size, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def batches(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, *, steps: int, tokens: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`steps` batches (ids_BT, targets_BT) of about `tokens` tokens: first whole texts, then full windows.
+    """`steps` batches (ids_BT, targets_BT) of about `tokens` tokens: first whole texts, then full
+    windows.
 
-    Nine in ten hold one text a row, texts of like length together: short rows make attention cheap on a CPU and no
-    text is cut. The last tenth are packed windows of CONTEXT tokens, which bring the far positions. Targets are the
-    ids one ahead, -100 on padding; they need no attention mask, since padding stands behind the text.
+    Nine in ten hold one text a row, texts of like length together: short rows make attention cheap
+    on a CPU and no text is cut. The last tenth are packed windows of CONTEXT tokens, which bring
+    the far positions. Targets are the ids one ahead, -100 on padding; they need no attention mask,
+    since padding stands behind the text.
     """
     stream = _encoded(texts, tokenizer)
     num_rows = round(0.9 * steps)
@@ -187,7 +192,9 @@ def _encoded(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Iterat
 def _rows(
     stream: Iterator[list[int]], tokens: int, pad: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One text a row, sorted by length within a pool of some twenty batches, the batches in another order."""
+    """One text a row, sorted by length within a pool of some twenty batches, the batches in another
+    order.
+    """
     order = torch.Generator().manual_seed(0)
     while pool := list(itertools.islice(stream, max(64, tokens // 4))):
         pool.sort(key=len)

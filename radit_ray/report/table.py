@@ -1,4 +1,6 @@
-"""results.json -> a table of variants and a table of contrasts, as text for a terminal or Markdown for a page."""
+"""results.json -> a table of variants and a table of contrasts, as text for a terminal or Markdown
+for a page.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,15 @@ def variants_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
         [name, *(_interval(values.get(metric)) for metric in metrics), MEANING.get(name, "")]
         for name, values in results["variants"].items()
     ]
-    return _table([f"variant ({results['num_questions']} questions)", *metrics, "what it is"], rows, markdown)
+    return _table(
+        [f"variant ({results['num_questions']} questions)", *metrics, "what it is"], rows, markdown
+    )
 
 
 def contrasts_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
-    """One row a declared contrast: paired differences with their 95% intervals; * where 0 lies outside."""
+    """One row a declared contrast: paired differences with their 95% intervals; * where 0 lies
+    outside.
+    """
     metrics = ["em", "f1", "nll", "recall@1"]
     rows = [
         [name.replace("-minus-", " - "), *(_difference(values.get(metric)) for metric in metrics)]
@@ -70,5 +76,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -
         lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *rows]
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

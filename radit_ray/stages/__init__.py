@@ -1,1 +1,3 @@
-"""One file per step of RA-DIT: one frozen Config and one function each; they meet only through artifacts."""
+"""One file per step of RA-DIT: one frozen Config and one function each; they meet only through
+artifacts.
+"""

@@ -1,7 +1,9 @@
-"""chunk: raw corpus files -> chunks of at most 200 words, sections kept together (paper, Appendix B).
+"""chunk: raw corpus files -> chunks of at most 200 words, sections kept together (paper, Appendix
+B).
 
-In: corpus files in any format of `radit_ray.data.readers`. Out: Parquet shards with `id, doc_id, title, text, source, date`;
-one worker a file, a shard for every `docs_per_shard` documents, so that a corpus never has to fit in memory.
+In: corpus files in any format of `radit_ray.data.readers`. Out: Parquet shards with `id, doc_id,
+title, text, source, date`; one worker a file, a shard for every `docs_per_shard` documents, so that
+a corpus never has to fit in memory.
 
     radit chunk --corpus wiki.jsonl.xz --output runs/x/chunk
 """
@@ -43,20 +45,27 @@ class ChunkConfig:
 
     max_words: int = 200  # whitespace words in one chunk (paper: < 200 for Wikipedia)
     docs_per_shard: int = 2000  # documents in one output shard: the unit of resuming
-    on_bad_row: str = "fail"  # "fail" or "quarantine" (rows go to quarantine/*.jsonl with the reason)
+    on_bad_row: str = (
+        "fail"  # "fail" or "quarantine" (rows go to quarantine/*.jsonl with the reason)
+    )
     limit: int = 0  # documents read from each file, 0 = all
 
 
-def chunk(config: ChunkConfig, *, corpus: str, output: str, resources: Resources = Resources()) -> Artifact:
+def chunk(
+    config: ChunkConfig, *, corpus: str, output: str, resources: Resources = Resources()
+) -> Artifact:
     """Cuts every document into chunks `<doc id>#<n>` and writes them in shards.
 
-    Metrics: num_documents, num_chunks, mean_words, num_bad_rows. InputError on unreadable files, bad rows (unless
-    quarantined), duplicate document ids, an empty corpus.
+    Metrics: num_documents, num_chunks, mean_words, num_bad_rows. InputError on unreadable files,
+    bad rows (unless quarantined), duplicate document ids, an empty corpus.
     """
     if config.on_bad_row not in ("fail", "quarantine"):
-        raise InputError(f"on_bad_row={config.on_bad_row!r}{nearest(config.on_bad_row, ['fail', 'quarantine'])}")
+        raise InputError(
+            f"on_bad_row={config.on_bad_row!r}{nearest(config.on_bad_row, ['fail', 'quarantine'])}"
+        )
     if config.max_words < 1 or config.docs_per_shard < 1:
         raise InputError("max_words and docs_per_shard must be 1 or more")
+    corpus = storage.absolute(corpus)
     files = list_corpus_files(corpus)
     if any(file.startswith("hf:") for file in files):
         # the name stands for the content: pin a revision by giving a local copy
@@ -67,8 +76,15 @@ def chunk(config: ChunkConfig, *, corpus: str, output: str, resources: Resources
         if work.done:
             return work.done
         items = [{"number": number, "file": file} for number, file in enumerate(files)]
-        arguments = {"config": config, "corpus": corpus, "output": work.output, "committed": list(work.committed())}
-        results = map_shards(ChunkWorker, arguments, items, resources=resources, label="chunk", unit="file")
+        arguments = {
+            "config": config,
+            "corpus": corpus,
+            "output": work.output,
+            "committed": list(work.committed()),
+        }
+        results = map_shards(
+            ChunkWorker, arguments, items, resources=resources, label="chunk", unit="file"
+        )
         committed = work.committed()
         if not sum(sidecar["rows"] for sidecar in committed.values()):
             raise InputError(f"{corpus}: no chunk came out of it; expected documents with text")
@@ -87,8 +103,15 @@ def chunk(config: ChunkConfig, *, corpus: str, output: str, resources: Resources
 class ChunkWorker:
     """Reads one file as a stream and commits a shard for each block of documents."""
 
-    def __init__(self, *, config: ChunkConfig, corpus: str, output: str, committed: list[str]) -> None:
-        self.config, self.corpus, self.output, self.committed = config, corpus, output, set(committed)
+    def __init__(
+        self, *, config: ChunkConfig, corpus: str, output: str, committed: list[str]
+    ) -> None:
+        self.config, self.corpus, self.output, self.committed = (
+            config,
+            corpus,
+            output,
+            set(committed),
+        )
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         bad: list[dict[str, Any]] = []
@@ -109,7 +132,9 @@ class ChunkWorker:
 
     def _commit(self, name: str, block: list[dict[str, Any]]) -> None:
         def work() -> tuple[list[dict[str, str]], int]:
-            chunks = [row for document in block for row in chunks_of(document, self.config.max_words)]
+            chunks = [
+                row for document in block for row in chunks_of(document, self.config.max_words)
+            ]
             return chunks, sum(len(row["text"].split()) for row in chunks)
 
         chunks, cost = Meter().measure(work)
@@ -136,7 +161,9 @@ def chunks_of(document: dict[str, Any], max_words: int) -> list[dict[str, str]]:
 
 
 def _check_unique(work: Work[ChunkConfig], files: list[str]) -> None:
-    """InputError where two documents share an id: eight bytes a document in memory, the corpus read again only on a hit."""
+    """InputError where two documents share an id: eight bytes a document in memory, the corpus read
+    again only on a hit.
+    """
     hashes = [np.empty(0, dtype=np.uint64)]
     for name in sorted(work.committed()):
         ids = read_shard(storage.join(work.output, name), ["id"])["id"]
@@ -155,7 +182,8 @@ def _check_unique(work: Work[ChunkConfig], files: list[str]) -> None:
             if _hash(f"{name}#0") in twins and name in seen:
                 storage.remove(work.output)
                 raise InputError(
-                    f"duplicate document id {name!r}: {seen[name]} and {place}; ids must be unique, "
+                    f"duplicate document id {name!r}: {seen[name]} and {place}; ids must be "
+                    "unique, "
                     "drop one of the two or rename it"
                 )
             seen.setdefault(name, place)

@@ -1,9 +1,11 @@
 """embed: chunks -> one vector each, float16, by the base retriever's chunk encoder.
 
-In: a chunk artifact. Out: its shards with a column `embedding` (fixed-size list of float16, width D), so that everything an
-index or R-ft needs of a chunk lies in one place. Only the query encoder is ever tuned (paper, section 2.3), so this runs once.
+In: a chunk artifact. Out: its shards with a column `embedding` (fixed-size list of float16, width
+D), so that everything an index or R-ft needs of a chunk lies in one place. Only the query encoder
+is ever tuned (paper, section 2.3), so this runs once.
 
-    radit embed --chunks runs/x/chunk --retriever sentence-transformers/all-MiniLM-L6-v2 --output runs/x/embed
+    radit embed --chunks runs/x/chunk --retriever sentence-transformers/all-MiniLM-L6-v2 --output
+    runs/x/embed
 """
 
 from __future__ import annotations
@@ -36,20 +38,26 @@ VERSION = 1
 class EmbedConfig:
     """What decides the vectors."""
 
-    retriever: str = ""  # sentence-transformers id or folder, preset name, or "QUERY_PATH,CONTEXT_PATH"
+    retriever: str = (
+        ""  # sentence-transformers id or folder, preset name, or "QUERY_PATH,CONTEXT_PATH"
+    )
     preset: str = "auto"  # dragon-plus, dpr, contriever, e5, minilm; "auto" = from the name
     precision: str = "auto"  # "bf16", "fp32" or "auto" (bf16 where the hardware has it fast)
 
 
-def embed(config: EmbedConfig, *, chunks: str, output: str, resources: Resources = Resources()) -> Artifact:
+def embed(
+    config: EmbedConfig, *, chunks: str, output: str, resources: Resources = Resources()
+) -> Artifact:
     """Embeds every chunk; a shard of `chunks` becomes the shard of the same name.
 
-    Metrics: num_chunks, dimension, chunks_per_s (per worker, start-up excluded). InputError on an unknown retriever or preset.
+    Metrics: num_chunks, dimension, chunks_per_s (per worker, start-up excluded). InputError on an
+    unknown retriever or preset.
     """
     inputs = {
         "chunks": artifact_input(chunks, "chunk"),
         "retriever": retriever_input(config.retriever, config.preset),
     }
+    config = dataclasses.replace(config, retriever=inputs["retriever"].path)
     resolve = resolved_precision(resources.device)
     with Work.open("embed", VERSION, config, inputs, output, resolve) as work:
         if work.done:
@@ -84,7 +92,7 @@ class EmbedWorker:
             config.retriever, preset=config.preset, precision=config.precision, device=device
         )
         self.chunks, self.output, self.batch_tokens = chunks, output, batch_tokens
-        self.meter = Meter(flops_per_token=2.0 * self.encoder.num_parameters)
+        self.meter = Meter(flops_per_token=self.encoder.flops_per_token)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         table = read_shard(storage.join(self.chunks, item["name"]))
@@ -105,4 +113,3 @@ class EmbedWorker:
         column = pa.FixedSizeListArray.from_arrays(flat, width)
         table = table.append_column("embedding", column)
         return commit_shard(self.output, item["name"], table, **cost, peak_dimension=width)
-

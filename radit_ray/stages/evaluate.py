@@ -1,14 +1,17 @@
 """evaluate: ranked rows + LMs -> predictions, metrics with intervals, contrasts between variants.
 
-In: ranked rows and the variants to compare; each LM is loaded once per actor and serves all variants that use it. Out:
-`<variant>/part-*.parquet` with one prediction a question (each chunk's answer and weight included), metrics in the manifest.
+In: ranked rows and the variants to compare; each LM is loaded once per actor and serves all
+variants that use it. Out: `<variant>/part-*.parquet` with one prediction a question (each chunk's
+answer and weight included), metrics in the manifest.
 
-    radit evaluate --ranked runs/x/retrieve --variants.0.lm runs/x/lm-ft/model --output runs/x/evaluate
+    radit evaluate --ranked runs/x/retrieve --variants.0.lm runs/x/lm-ft/model --output
+    runs/x/evaluate
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import random
 from typing import Any
@@ -19,7 +22,16 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.intervals import bootstrap_mean, paired_bootstrap
 from radit_ray.core.templates import shot
 from radit_ray.data import storage
-from radit_ray.data.artifacts import Artifact, Input, Work, artifact_input, commit_shard, read_manifest, read_shard, shard_names
+from radit_ray.data.artifacts import (
+    Artifact,
+    Input,
+    Work,
+    artifact_input,
+    commit_shard,
+    read_manifest,
+    read_shard,
+    shard_names,
+)
 from radit_ray.engines.answering import METRICS, PREDICTION, Variant, answer_batch, check_variant
 from radit_ray.engines.references import model_input, resolved_precision
 from radit_ray.engines.resources import Resources
@@ -36,18 +48,24 @@ class EvaluateConfig:
     variants: tuple[Variant, ...] = (Variant(),)  # the rows of the table
     contrasts: tuple[str, ...] = ()  # "a-minus-b": paired differences of all metrics
     split: str = "eval"
-    tasks: tuple[str, ...] = ()  # tasks of the table and the contrasts; empty = all. Every task is reported by itself as well
-    limit: int = 0  # questions of each shard of ranked rows, 0 = all
+    tasks: tuple[
+        str, ...
+    ] = ()  # tasks of the table and the contrasts; empty = all. Every task is reported by itself as well
+    limit: int = 0  # questions, a seeded choice; 0 = all
     bootstrap: int = 2000  # resamples of the 95% intervals, over groups (subjects, paragraphs)
     precision: str = "auto"  # of the LMs: "bf16", "fp32" or "auto"
     seed: int = 0
 
 
-def evaluate(config: EvaluateConfig, *, ranked: str, output: str, resources: Resources = Resources()) -> Artifact:
-    """Answers every question of the split with every variant and measures em, f1, nll (nats), recall@1 and recall@5.
+def evaluate(
+    config: EvaluateConfig, *, ranked: str, output: str, resources: Resources = Resources()
+) -> Artifact:
+    """Answers every question of the split with every variant and measures em, f1, nll (nats),
+    recall@1 and recall@5.
 
-    Metrics: num_questions, variants {name: {metric: {value, low, high}}}, contrasts {"a-minus-b": {metric: {diff, low, high}}},
-    tasks {task: {name: {...}}}. InputError on an unknown ensemble or contrast, two variants of one name, no question.
+    Metrics: num_questions, variants {name: {metric: {value, low, high}}}, contrasts {"a-minus-b":
+    {metric: {diff, low, high}}}, tasks {task: {name: {...}}}. InputError on an unknown ensemble or
+    contrast, two variants of one name, no question.
     """
     names = [variant.name for variant in config.variants]
     if not names or len(set(names)) != len(names):
@@ -61,39 +79,40 @@ def evaluate(config: EvaluateConfig, *, ranked: str, output: str, resources: Res
     # what each variant's paths hold is part of the identity, the paths are not
     plain = tuple(dataclasses.replace(v, lm="", ranked="") for v in config.variants)
     inputs = {"ranked": artifact_input(ranked, "retrieve")}
-    inputs |= {f"ranked/{name}": value for name, value in ranked_of.items() if value != inputs["ranked"]}
+    inputs |= {
+        f"ranked/{name}": value for name, value in ranked_of.items() if value != inputs["ranked"]
+    }
     inputs |= {f"lm/{name}": value for name, value in lm_of.items()}
     identity = dataclasses.replace(config, variants=plain)
-    with Work.open("evaluate", VERSION, identity, inputs, output, resolved_precision(resources.device)) as work:
+    with Work.open(
+        "evaluate", VERSION, identity, inputs, output, resolved_precision(resources.device)
+    ) as work:
         if work.done:
             return work.done
         items = _items(config, ranked_of, lm_of, work)
         arguments = {
             "output": work.output,
-            "split": config.split,
-            "limit": config.limit,
             "precision": work.config.precision,
             "device": resources.device,
             "batch_tokens": resources.batch_tokens,
         }
-        map_shards(EvaluateWorker, arguments, items, resources=resources, label="evaluate", unit="part")
+        map_shards(
+            EvaluateWorker, arguments, items, resources=resources, label="evaluate", unit="part"
+        )
         metrics = measure(work.output, config)
         return work.finish(metrics=metrics, rows=metrics["num_questions"])
 
 
 def _items(
-    config: EvaluateConfig, ranked_of: dict[str, Input], lm_of: dict[str, Input], work: Work[EvaluateConfig]
+    config: EvaluateConfig,
+    ranked_of: dict[str, Input],
+    lm_of: dict[str, Input],
+    work: Work[EvaluateConfig],
 ) -> list[dict[str, Any]]:
-    """One item for each variant and ranked shard that holds questions, ordered by LM so that an actor rarely changes it."""
-    with_questions: dict[str, list[str]] = {}
-    for source in {value.path: value for value in ranked_of.values()}.values():
-        with_questions[source.path] = [
-            name
-            for name in shard_names(source)
-            if config.split in read_shard(source.file(name), ["split"])["split"].to_pylist()
-        ]
-        if not with_questions[source.path]:
-            raise InputError(f"{source.path}: no example of split {config.split!r}; retrieve for such examples first")
+    """One item for each variant and ranked shard that holds questions, ordered by LM so that an
+    actor rarely changes it.
+    """
+    questions = {source.path: choose_questions(source, config) for source in ranked_of.values()}
     items = []
     for variant in sorted(config.variants, key=lambda v: lm_of[v.name].fingerprint):
         source = ranked_of[variant.name]
@@ -104,9 +123,34 @@ def _items(
             "t_r": variant.t_r or _recorded_t_r(source),
             "shots": draw_shots(source, variant, config),
         }
-        items += [{"name": f"{variant.name}/{name}", "shard": name, **used} for name in with_questions[source.path]]
+        items += [
+            {"name": f"{variant.name}/{name}", "shard": name, "rows": rows, **used}
+            for name, rows in questions[source.path].items()
+        ]
     todo = set(work.missing([item["name"] for item in items]))
     return [item for item in items if item["name"] in todo]
+
+
+def choose_questions(source: Input, config: EvaluateConfig) -> dict[str, list[int]]:
+    """{shard: row numbers} of the split's questions, at most `limit`: those whose ids hash lowest,
+    the same for all variants.
+    """
+    found: list[tuple[str, str, int]] = []
+    for name in shard_names(source):
+        for row, example in enumerate(read_shard(source.file(name), ["id", "split"]).to_pylist()):
+            if example["split"] == config.split:
+                key = hashlib.blake2b(
+                    f"{config.seed}:{example['id']}".encode(), digest_size=8
+                ).hexdigest()
+                found.append((key, name, row))
+    if not found:
+        raise InputError(
+            f"{source.path}: no example of split {config.split!r}; retrieve for such examples first"
+        )
+    chosen: dict[str, list[int]] = {}
+    for _, name, row in sorted(sorted(found)[: config.limit or None], key=lambda place: place[1:]):
+        chosen.setdefault(name, []).append(row)
+    return chosen
 
 
 def _recorded_t_r(source: Input) -> float:
@@ -116,17 +160,24 @@ def _recorded_t_r(source: Input) -> float:
 
 
 def draw_shots(source: Input, variant: Variant, config: EvaluateConfig) -> list[str]:
-    """Whole demonstrations for a variant: a seeded draw from split "train", each with its own top chunk where asked."""
+    """Whole demonstrations for a variant: a seeded draw from split "train", each with its own top
+    chunk where asked.
+    """
     if not variant.shots:
         return []
     found: list[dict[str, Any]] = []
     for name in shard_names(source):
         table = read_shard(source.file(name))
-        found += [row for row in table.to_pylist() if row["split"] == "train" and row["task"] != "corpus"]
+        found += [
+            row for row in table.to_pylist() if row["split"] == "train" and row["task"] != "corpus"
+        ]
         if len(found) >= 100 * variant.shots:
             break
     if len(found) < variant.shots:
-        raise InputError(f"variant {variant.name!r} wants {variant.shots} shots, {len(found)} train examples are there; lower shots")
+        raise InputError(
+            f"variant {variant.name!r} wants {variant.shots} shots, {len(found)} train examples "
+            "are there; lower shots"
+        )
     drawn = random.Random(config.seed).sample(found, variant.shots)
     with_chunk = variant.shot_chunks and variant.k > 0
     return [
@@ -142,10 +193,8 @@ def draw_shots(source: Input, variant: Variant, config: EvaluateConfig) -> list[
 class EvaluateWorker:
     """Holds one LM at a time; answers one variant's shard a call."""
 
-    def __init__(
-        self, *, output: str, split: str, limit: int, precision: str, device: str, batch_tokens: int
-    ) -> None:
-        self.output, self.split, self.limit = output, split, limit
+    def __init__(self, *, output: str, precision: str, device: str, batch_tokens: int) -> None:
+        self.output = output
         self.precision, self.device, self.batch_tokens = precision, device, batch_tokens
         self.path, self.lm = "", None
 
@@ -154,24 +203,30 @@ class EvaluateWorker:
         if self.lm is None or self.path != item["lm"]:
             self.lm = None  # the old weights go before the new ones come
             self.lm = CausalLM.load(
-                item["lm"], precision=self.precision, device=self.device, eos_token=variant.eos_token
+                item["lm"],
+                precision=self.precision,
+                device=self.device,
+                eos_token=variant.eos_token,
             )
             self.path = item["lm"]
         lm = self.lm
         table = read_shard(storage.join(item["ranked"], item["shard"]))
-        rows = [row for row in table.to_pylist() if row["split"] == self.split]
-        rows = rows[: self.limit or None]
+        rows = table.take(pa.array(item["rows"])).to_pylist()
         shots = list(item["shots"])
         meter = Meter(flops_per_token=lm.flops_per_token)
         predictions, cost = meter.measure(
-            lambda: answer_batch(lm, rows, variant, t_r=item["t_r"], shots=shots, batch_tokens=self.batch_tokens)
+            lambda: answer_batch(
+                lm, rows, variant, t_r=item["t_r"], shots=shots, batch_tokens=self.batch_tokens
+            )
         )
         table = pa.Table.from_pylist(predictions, schema=PREDICTION)
         return commit_shard(self.output, item["name"], table, **cost)
 
 
 def measure(output: str, config: EvaluateConfig) -> dict[str, Any]:
-    """Means with 95% bootstrap intervals over groups for every variant and task, and the paired contrasts."""
+    """Means with 95% bootstrap intervals over groups for every variant and task, and the paired
+    contrasts.
+    """
     columns = ["id", "task", "group", *METRICS]
     tables = {
         variant.name: pa.concat_tables(
@@ -187,7 +242,9 @@ def measure(output: str, config: EvaluateConfig) -> dict[str, Any]:
     tasks = list(config.tasks) or found
     unknown = set(tasks) - set(found)
     if unknown:
-        raise InputError(f"no question of task {sorted(unknown)[0]!r} (there are: {', '.join(found)})")
+        raise InputError(
+            f"no question of task {sorted(unknown)[0]!r} (there are: {', '.join(found)})"
+        )
     asked = {name: [row for row in table if row["task"] in tasks] for name, table in tables.items()}
     contrasts = {}
     for contrast in config.contrasts:
@@ -198,7 +255,10 @@ def measure(output: str, config: EvaluateConfig) -> dict[str, Any]:
         "variants": {name: _means(table, config) for name, table in asked.items()},
         "contrasts": contrasts,
         "tasks": {
-            task: {name: _means([r for r in table if r["task"] == task], config) for name, table in tables.items()}
+            task: {
+                name: _means([r for r in table if r["task"] == task], config)
+                for name, table in tables.items()
+            }
             for task in found
         },
     }
@@ -210,7 +270,9 @@ def _means(rows: list[dict[str, Any]], config: EvaluateConfig) -> dict[str, dict
         known = [row for row in rows if row[metric] is not None]
         if known:
             values, groups = [row[metric] for row in known], [row["group"] for row in known]
-            value, low, high = bootstrap_mean(values, groups, num_samples=config.bootstrap, seed=config.seed)
+            value, low, high = bootstrap_mean(
+                values, groups, num_samples=config.bootstrap, seed=config.seed
+            )
             result[metric] = {"value": value, "low": low, "high": high}
     return result
 
@@ -224,7 +286,9 @@ def _differences(
         pairs = [
             (row, other[row["id"]])
             for row in a
-            if row["id"] in other and row[metric] is not None and other[row["id"]][metric] is not None
+            if row["id"] in other
+            and row[metric] is not None
+            and other[row["id"]][metric] is not None
         ]
         if pairs:
             diff, low, high = paired_bootstrap(
@@ -242,5 +306,7 @@ def _sides(contrast: str, names: list[str]) -> tuple[str, str]:
     """The two variants of "a-minus-b"."""
     a, separator, b = contrast.partition("-minus-")
     if not separator or a not in names or b not in names:
-        raise InputError(f"contrast {contrast!r}, expected A-minus-B with A and B of: {', '.join(names)}")
+        raise InputError(
+            f"contrast {contrast!r}, expected A-minus-B with A and B of: {', '.join(names)}"
+        )
     return a, b

@@ -1,8 +1,8 @@
 """index: embeddings -> FAISS shards with the chunks beside them.
 
-In: an embedding artifact. Out: for each shard `shard-00000.faiss` and `shard-00000.arrow` (the chunk rows in the same order; the
-id map and the texts), so that retrieve and serve need nothing else. Vectors are added shard after shard; all of them are never
-in memory at once outside FAISS.
+In: an embedding artifact. Out: for each shard `shard-00000.faiss` and `shard-00000.arrow` (the
+chunk rows in the same order; the id map and the texts), so that retrieve and serve need nothing
+else. Vectors are added shard after shard; all of them are never in memory at once outside FAISS.
 
     radit index --embeddings runs/x/embed --output runs/x/index --num-shards 4
 """
@@ -48,14 +48,18 @@ class IndexConfig:
     seed: int = 0
 
 
-def index(config: IndexConfig, *, embeddings: str, output: str, resources: Resources = Resources()) -> Artifact:
+def index(
+    config: IndexConfig, *, embeddings: str, output: str, resources: Resources = Resources()
+) -> Artifact:
     """Builds `num_shards` FAISS indexes (inner product) over consecutive embedding shards.
 
-    Metrics: num_chunks, dimension, kind, shards (files and rows of each). InputError on an unknown kind, or more index shards
-    than embedding shards.
+    Metrics: num_chunks, dimension, kind, shards (files and rows of each). InputError on an unknown
+    kind, or more index shards than embedding shards.
     """
     if config.kind not in faiss_shard.KINDS:
-        raise InputError(f"unknown index kind {config.kind!r}{nearest(config.kind, faiss_shard.KINDS)}")
+        raise InputError(
+            f"unknown index kind {config.kind!r}{nearest(config.kind, faiss_shard.KINDS)}"
+        )
     inputs = {"embeddings": artifact_input(embeddings, "embed")}
     with Work.open("index", VERSION, config, inputs, output) as work:
         if work.done:
@@ -63,18 +67,24 @@ def index(config: IndexConfig, *, embeddings: str, output: str, resources: Resou
         names = shard_names(inputs["embeddings"])
         if not 1 <= config.num_shards <= len(names):
             raise InputError(
-                f"num_shards={config.num_shards}, expected 1 to {len(names)} (the embedding shards); "
+                f"num_shards={config.num_shards}, expected 1 to {len(names)} (the embedding "
+                "shards); "
                 "lower it, or chunk with fewer --docs-per-shard"
             )
         groups = [part.tolist() for part in np.array_split(np.array(names), config.num_shards)]
         files = [f"shard-{number:05d}.faiss" for number in range(config.num_shards)]
         todo = set(work.missing(files))
         items = [{"name": f, "parts": g} for f, g in zip(files, groups, strict=True) if f in todo]
-        arguments = {"config": config, "embeddings": inputs["embeddings"].path, "output": work.output}
+        arguments = {
+            "config": config,
+            "embeddings": inputs["embeddings"].path,
+            "output": work.output,
+        }
         map_shards(IndexWorker, arguments, items, resources=resources, label="index", unit="shard")
         committed = work.committed()
         shards = [
-            {"faiss": f, "arrow": f.replace(".faiss", ".arrow"), "rows": committed[f]["rows"]} for f in files
+            {"faiss": f, "arrow": f.replace(".faiss", ".arrow"), "rows": committed[f]["rows"]}
+            for f in files
         ]
         metrics = {
             "num_chunks": sum(s["rows"] for s in shards),
@@ -94,7 +104,9 @@ class IndexWorker:
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         built, cost = Meter().measure(lambda: (self._build(item["parts"]), 0))
         arrow = item["name"].replace(".faiss", ".arrow")
-        commit_shard(self.output, arrow, lambda path: self._write_chunks(path, item["parts"]), rows=0)
+        commit_shard(
+            self.output, arrow, lambda path: self._write_chunks(path, item["parts"]), rows=0
+        )
         return commit_shard(
             self.output,
             item["name"],
@@ -108,7 +120,9 @@ class IndexWorker:
         config = self.config
         sample_ND, count = self._sample(parts)
         links = config.hnsw_links if config.kind == "hnsw" else config.pq_bytes
-        built = faiss_shard.trained(config.kind, sample_ND, count, nlist=config.nlist, m=links, seed=config.seed)
+        built = faiss_shard.trained(
+            config.kind, sample_ND, count, nlist=config.nlist, m=links, seed=config.seed
+        )
         for part in parts:
             faiss_shard.add(built, self._vectors(part))
         return built
@@ -117,7 +131,9 @@ class IndexWorker:
         return vectors_of(read_shard(storage.join(self.embeddings, part), ["embedding"]))
 
     def _sample(self, parts: list[str]) -> tuple[np.ndarray, int]:
-        """Vectors drawn evenly from all parts, so that an ordered corpus trains no skewed cells; and the number of all."""
+        """Vectors drawn evenly from all parts, so that an ordered corpus trains no skewed cells;
+        and the number of all.
+        """
         generator = np.random.default_rng(self.config.seed)
         each = -(-self.config.train_chunks // len(parts))
         drawn, count = [], 0
@@ -125,7 +141,9 @@ class IndexWorker:
             vectors_ND = self._vectors(part)
             count += len(vectors_ND)
             # a flat or hnsw index has nothing to train, it only needs the width
-            rows = generator.permutation(len(vectors_ND))[: each if self.config.kind in TRAINED else 1]
+            rows = generator.permutation(len(vectors_ND))[
+                : each if self.config.kind in TRAINED else 1
+            ]
             drawn.append(vectors_ND[np.sort(rows)])
         return np.concatenate(drawn), count
 

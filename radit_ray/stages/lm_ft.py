@@ -1,8 +1,10 @@
 """lm-ft: ranked rows -> an LM that answers with a retrieved background (RA-DIT section 2.2, Eq. 3).
 
-In: ranked rows (splits train and dev) and any causal LM. Each example becomes k_train independent instances with one chunk each;
-the loss is on the answer's tokens and EOS only. Out: `model/`, a Hugging Face folder that plain `AutoModelForCausalLM` loads,
-with `radit.json` beside the weights, and `history.json`. `k_train = 0` trains without chunks: the instruction-tuning baseline.
+In: ranked rows (splits train and dev) and any causal LM. Each example becomes k_train independent
+instances with one chunk each; the loss is on the answer's tokens and EOS only. Out: `model/`, a
+Hugging Face folder that plain `AutoModelForCausalLM` loads, with `radit.json` beside the weights,
+and `history.json`. `background = False` takes the same steps on the same instances without their
+chunks: the instruction-tuning control.
 
     radit lm-ft --ranked runs/x/retrieve --lm PATH --output runs/x/lm-ft --resources.num-workers 2
 """
@@ -24,16 +26,36 @@ from torch import Tensor, nn
 from radit_ray.core.errors import InputError
 from radit_ray.core.losses import answer_nll
 from radit_ray.core.mixing import capped_weights, mix
-from radit_ray.core.templates import GOLD_CONTEXT, eval_prompt, gold_answer, resolve_template, train_prompt
+from radit_ray.core.templates import (
+    GOLD_CONTEXT,
+    eval_prompt,
+    gold_answer,
+    resolve_template,
+    train_prompt,
+)
 from radit_ray.data import storage
-from radit_ray.data.artifacts import Artifact, Input, Work, artifact_input, commit_shard, read_shard, shard_names
+from radit_ray.data.artifacts import (
+    Artifact,
+    Input,
+    Work,
+    artifact_input,
+    commit_shard,
+    read_shard,
+    shard_names,
+)
 from radit_ray.data.batching import plan_steps
 from radit_ray.engines.checkpoints import load_trained
 from radit_ray.engines.references import model_input, resolved_precision
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import map_shards
 from radit_ray.engines.trainer import Loop, best_weights, fit
-from radit_ray.models.batches import answer_logits, length_buckets, packed_batch, padded_batch, supports_packing
+from radit_ray.models.batches import (
+    answer_logits,
+    length_buckets,
+    packed_batch,
+    padded_batch,
+    supports_packing,
+)
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.lora import add_lora, export_lm
 
@@ -46,7 +68,10 @@ class LmFtConfig:
 
     lm: str = ""  # Hugging Face id or folder
     eos_token: str = ""  # only for a tokenizer without EOS and SEP
-    k_train: int = 3  # chunks, hence instances, of one example (paper: 3); 0 = no chunk
+    k_train: int = 3  # chunks, hence instances, of one example (paper: 3)
+    background: bool = (
+        True  # False: no chunk is shown, steps and answer tokens stay the same (the control "it")
+    )
     steps: int = 500  # optimiser steps
     batch_size: int = 64  # packed sequences of one step, over all workers
     seq_len: int = 2048  # tokens of a packed sequence; the LM's context bounds it
@@ -67,19 +92,24 @@ class LmFtConfig:
     lora_rank: int = 0  # 0 = all weights (paper)
     lora_alpha: float = 16.0
     lora_export: str = "merged"  # or "adapter"
-    precision: str = "auto"  # of the forward pass: "bf16" (autocast), "fp32" or "auto"; master weights are fp32
+    precision: str = (
+        "auto"  # of the forward pass: "bf16" (autocast), "fp32" or "auto"; master weights are fp32
+    )
     seed: int = 0
 
 
-def lm_ft(config: LmFtConfig, *, ranked: str, output: str, resources: Resources = Resources()) -> Artifact:
+def lm_ft(
+    config: LmFtConfig, *, ranked: str, output: str, resources: Resources = Resources()
+) -> Artifact:
     """Fine-tunes the LM and keeps the best weights of dev.
 
-    Metrics: best_step, dev (nll in nats an answer, nll_token, em by teacher forcing), dev_before, loss_last, num_examples,
-    num_truncated (chunks cut to fit). InputError on rows without train examples, k_train above the ranked chunks, an LM
-    without EOS, workers that do not fit.
+    Metrics: best_step, dev (nll in nats an answer, nll_token, em by teacher forcing), dev_before,
+    loss_last, num_examples, num_truncated (chunks cut to fit). InputError on rows without train
+    examples, k_train above the ranked chunks, an LM without EOS, workers that do not fit.
     """
     inputs = {"ranked": artifact_input(ranked, "retrieve"), "lm": model_input(config.lm, what="lm")}
-    _check(config, resources)
+    _check(config)
+    config = dataclasses.replace(config, lm=inputs["lm"].path)
     resolve = resolved_precision(resources.device)
     with Work.open("lm-ft", VERSION, config, inputs, output, resolve) as work:
         if work.done:
@@ -90,7 +120,7 @@ def lm_ft(config: LmFtConfig, *, ranked: str, output: str, resources: Resources 
         values = {k: getattr(work.config, k) for k in loop_fields}
         arguments = {"config": work.config, "tokens": tokens, "resources": resources}
         result = fit(LmFtTask, arguments, Loop(**values), work, resources, "lm-ft")
-        record = {"lm": config.lm, "k_train": config.k_train, "template": "radit", "stage": "lm-ft"}
+        record = {"lm": config.lm, "k_train": config.k_train, "background": config.background}
         export = ray.remote(num_cpus=resources.cpus_per_worker)(export_model)
         ray.get(export.remote(work.config, best_weights(work, result), work.output, record))
         storage.write_json(storage.join(work.output, "history.json"), result["history"])
@@ -109,38 +139,54 @@ def lm_ft(config: LmFtConfig, *, ranked: str, output: str, resources: Resources 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Which ranked rows train, in order, and which are looked at as dev: (shard number, row number)."""
+    """Which ranked rows train, in order, and which are looked at as dev: (shard number, row
+    number).
+    """
 
     order: list[tuple[int, int]]
     dev: list[tuple[int, int]]
 
 
 def choose_instances(ranked: Input, config: LmFtConfig) -> Chosen:
-    """The mixed order of train examples (capped weights, fixed shares) and a seeded choice of dev examples."""
+    """The mixed order of train examples (capped weights, fixed shares) and a seeded choice of dev
+    examples.
+    """
     places: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
     dev: list[tuple[int, int]] = []
     words = 0
     for number, name in enumerate(shard_names(ranked)):
-        table = read_shard(ranked.file(name), ["task", "split", "texts", "question", "answers", "category"])
+        table = read_shard(
+            ranked.file(name), ["task", "split", "texts", "question", "answers", "category"]
+        )
         for row, example in enumerate(table.to_pylist()):
             if example["split"] == "dev" and example["task"] != "corpus":
                 dev.append((number, row))
             if example["split"] != "train":
                 continue
-            if example["category"] not in GOLD_CONTEXT and 0 < len(example["texts"]) < config.k_train:
+            if (
+                example["category"] not in GOLD_CONTEXT
+                and 0 < len(example["texts"]) < config.k_train
+            ):
                 raise InputError(
-                    f"k_train={config.k_train}, but the ranked rows hold {len(example['texts'])} chunks; "
+                    f"k_train={config.k_train}, but the ranked rows hold {len(example['texts'])} "
+                    "chunks; "
                     "lower k_train or retrieve with a larger k"
                 )
             places[example["task"]].append((number, row))
             shown = example["texts"][: config.k_train] or [""]
             words += sum(len(t.split()) for t in shown)
-            words += len(shown) * len((example["question"] + " ".join(example["answers"][:1])).split())
+            words += len(shown) * len(
+                (example["question"] + " ".join(example["answers"][:1])).split()
+            )
     total = sum(len(found) for found in places.values())
     if not total:
-        raise InputError(f"{ranked.path}: no example of split 'train'; retrieve for training examples first")
+        raise InputError(
+            f"{ranked.path}: no example of split 'train'; retrieve for training examples first"
+        )
     if not dev:
-        raise InputError(f"{ranked.path}: no example of split 'dev'; give one, or retrieve with --dev-share 0.1")
+        raise InputError(
+            f"{ranked.path}: no example of split 'dev'; give one, or retrieve with --dev-share 0.1"
+        )
     # A word is one token or more, so this many examples fill every sequence of the training.
     wanted = config.steps * config.batch_size * config.seq_len
     num = min(-(-wanted * total // max(1, words)), total * config.steps * config.batch_size)
@@ -151,8 +197,12 @@ def choose_instances(ranked: Input, config: LmFtConfig) -> Chosen:
     return Chosen(order=order, dev=[dev[i] for i in sorted(picked.tolist())])
 
 
-def _tokenise(work: Work[LmFtConfig], ranked: Input, chosen: Chosen, resources: Resources) -> dict[str, Any]:
-    """Tokenises each chosen row once, on actors; returns where the tokens lie and the order of instances."""
+def _tokenise(
+    work: Work[LmFtConfig], ranked: Input, chosen: Chosen, resources: Resources
+) -> dict[str, Any]:
+    """Tokenises each chosen row once, on actors; returns where the tokens lie and the order of
+    instances.
+    """
     needed: dict[int, set[int]] = collections.defaultdict(set)
     for shard, row in [*chosen.order, *chosen.dev]:
         needed[shard].add(row)
@@ -162,10 +212,19 @@ def _tokenise(work: Work[LmFtConfig], ranked: Input, chosen: Chosen, resources: 
         for number, name in enumerate(shard_names(ranked))
         if number in needed
     ]
-    todo = [item for item in items if not storage.exists(storage.join(folder, "committed", f"{item['name']}.json"))]
+    todo = [
+        item
+        for item in items
+        if not storage.exists(storage.join(folder, "committed", f"{item['name']}.json"))
+    ]
     arguments = {"config": work.config, "ranked": ranked.path, "output": folder}
-    map_shards(LmTokenWorker, arguments, todo, resources=resources, label="lm-ft: tokens", unit="shard")
-    sidecars = [storage.read_json(storage.join(folder, "committed", f"{item['name']}.json")) for item in items]
+    map_shards(
+        LmTokenWorker, arguments, todo, resources=resources, label="lm-ft: tokens", unit="shard"
+    )
+    sidecars = [
+        storage.read_json(storage.join(folder, "committed", f"{item['name']}.json"))
+        for item in items
+    ]
     return {
         "files": [storage.join(folder, item["name"]) for item in items],
         "shards": sorted(needed),
@@ -186,21 +245,24 @@ class LmTokenWorker:
         table = read_shard(storage.join(self.ranked, item["shard"])).take(pa.array(item["rows"]))
         made, truncated = [], 0
         for row, example in zip(item["rows"], table.to_pylist(), strict=True):
-            for rank, (prompt, answer, cut) in enumerate(instances_of(example, self.lm, self.config)):
-                made.append({"row": row, "rank": rank, "prompt": prompt, "answer": answer})
+            for prompt, answer, length, cut in instances_of(example, self.lm, self.config):
+                made.append({"row": row, "prompt": prompt, "answer": answer, "length": length})
                 truncated += cut > 0
         ids = pa.list_(pa.int32())
-        fields = [("row", pa.int64()), ("rank", pa.int32()), ("prompt", ids), ("answer", ids)]
+        fields = [("row", pa.int64()), ("prompt", ids), ("answer", ids), ("length", pa.int32())]
         table = pa.Table.from_pylist(made, schema=pa.schema(fields))
         return commit_shard(self.output, item["name"], table, truncated=truncated)
 
 
 def instances_of(
     example: dict[str, Any], lm: CausalLM, config: LmFtConfig
-) -> list[tuple[list[int], list[int], int]]:
-    """(prompt ids, answer ids, background tokens cut) of each of an example's instances.
+) -> list[tuple[list[int], list[int], int, int]]:
+    """(prompt ids, answer ids, tokens with the chunk, background tokens cut) of each of an
+    example's instances.
 
-    Train examples: one for each of the first k_train chunks, markers sampled (Table 10). Dev: one, top chunk, evaluation template.
+    Train examples: one for each of the first k_train chunks, markers sampled (Table 10). Dev: one,
+    top chunk, evaluation template. Without background the length is still that of the prompt with
+    it: the plan of steps must be the same.
     """
     template = resolve_template(example)
     answer = lm.answer_ids(gold_answer(example, template), eos=True)
@@ -212,20 +274,29 @@ def instances_of(
     if example["split"] == "dev":
         prompts = [eval_prompt(example, chunk=chunk) for chunk in (pairs[:1] or [None])]
     else:
-        prompts = [train_prompt(example, chunk=chunk, seed=config.seed) for chunk in (pairs or [None])]
+        prompts = [
+            train_prompt(example, chunk=chunk, seed=config.seed) for chunk in (pairs or [None])
+        ]
     for prompt in prompts:
         ids, cut = lm.prompt_ids(prompt, room=room)
-        found.append((ids, answer, cut))
+        length = len(ids) + len(answer)
+        if not config.background and example["category"] not in GOLD_CONTEXT:
+            ids, cut = lm.prompt_ids(dataclasses.replace(prompt, background=""), room=room)
+        found.append((ids, answer, length, cut))
     return found
 
 
 class LmFtTask:
     """The LM, the step plan and Eq. 3 for the training loop."""
 
-    def __init__(self, *, config: LmFtConfig, tokens: dict[str, Any], resources: Resources, device: str) -> None:
+    def __init__(
+        self, *, config: LmFtConfig, tokens: dict[str, Any], resources: Resources, device: str
+    ) -> None:
         self.config, self.resources = config, resources
         # fp32 master weights; the loop's autocast decides the precision of the forward pass
-        self.lm = CausalLM.load(config.lm, precision="fp32", device=device, eos_token=config.eos_token)
+        self.lm = CausalLM.load(
+            config.lm, precision="fp32", device=device, eos_token=config.eos_token
+        )
         if resources.gradient_checkpointing:
             self.lm.model.gradient_checkpointing_enable()
         if config.lora_rank:
@@ -235,7 +306,9 @@ class LmFtTask:
         self.pairs, self.steps, self.dev = _load_plan(config, tokens, self.lm.context_length)
 
     def batches(self, step: int, rank: int, world: int) -> list[Any]:
-        """This worker's sequences of the step as forward-sized lists of instances, with the step's answer tokens."""
+        """This worker's sequences of the step as forward-sized lists of instances, with the step's
+        answer tokens.
+        """
         sequences = self.steps[step]
         count = sum(len(self.pairs[i][1]) for sequence in sequences for i in sequence)
         size = self.resources.micro_batch or len(sequences)
@@ -254,15 +327,21 @@ class LmFtTask:
     def loss(self, module: nn.Module, batch: tuple[list[int], int]) -> Tensor:
         """Eq. 3 over these instances, divided by the answer tokens of the whole step."""
         numbers, count = batch
-        logits_NV, targets_N, _ = self._logits(module, [self.pairs[i] for i in numbers], packed=self.packing)
+        logits_NV, targets_N, _ = self._logits(
+            module, [self.pairs[i] for i in numbers], packed=self.packing
+        )
         return answer_nll(logits_NV, targets_N) / count
 
     def dev_sums(self, rank: int, world: int) -> dict[str, float]:
-        """NLL, answer tokens, and answers whose every token is the argmax (what greedy decoding would give)."""
+        """NLL, answer tokens, and answers whose every token is the argmax (what greedy decoding
+        would give).
+        """
         mine = self.dev[rank::world]
         sums = {"nll": 0.0, "tokens": 0.0, "right": 0.0, "count": float(len(mine))}
         with torch.inference_mode():
-            for bucket in length_buckets([self._length(i) for i in mine], self.resources.batch_tokens):
+            for bucket in length_buckets(
+                [self._length(i) for i in mine], self.resources.batch_tokens
+            ):
                 pairs = [self.pairs[mine[i]] for i in bucket]
                 logits_NV, targets_N, owner_N = self._logits(self.module, pairs, packed=False)
                 sums["nll"] += float(answer_nll(logits_NV, targets_N))
@@ -279,7 +358,9 @@ class LmFtTask:
             "em": sums["right"] / sums["count"],
         }
 
-    def _logits(self, module: nn.Module, pairs: list[Any], *, packed: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _logits(
+        self, module: nn.Module, pairs: list[Any], *, packed: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         layout = packed_batch if packed else padded_batch
         batch = layout(pairs, self.lm.pad_id).to(self.lm.device)
         return answer_logits(module, batch, logits_to_keep=self.lm.logits_to_keep)
@@ -289,27 +370,37 @@ class LmFtTask:
         return len(prompt) + len(answer)
 
 
-def _load_plan(config: LmFtConfig, tokens: dict[str, Any], context_length: int) -> tuple[list[Any], list[Any], list[int]]:
-    """All instances as (prompt, answer), the steps as sequences of instance numbers, and the dev instances."""
+def _load_plan(
+    config: LmFtConfig, tokens: dict[str, Any], context_length: int
+) -> tuple[list[Any], list[Any], list[int]]:
+    """All instances as (prompt, answer), the steps as sequences of instance numbers, and the dev
+    instances.
+    """
     pairs: list[tuple[list[int], list[int]]] = []
+    planned: list[int] = []
     numbers: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
     for shard, file in zip(tokens["shards"], tokens["files"], strict=True):
         table = read_shard(file)
-        columns = [table[name].to_pylist() for name in ("row", "prompt", "answer")]
-        for row, prompt, answer in zip(*columns, strict=True):
+        columns = [table[name].to_pylist() for name in ("row", "prompt", "answer", "length")]
+        for row, prompt, answer, length in zip(*columns, strict=True):
             numbers[shard, row].append(len(pairs))
             pairs.append((prompt, answer))
+            planned.append(length)
     order = [i for place in tokens["order"] for i in numbers[tuple(place)]]
     np.random.default_rng(config.seed).shuffle(order)
-    lengths = [len(pairs[i][0]) + len(pairs[i][1]) for i in order]
+    lengths = [planned[i] for i in order]
     seq_len = min(config.seq_len, context_length)
-    plan = plan_steps(lengths, num_steps=config.steps, batch_size=config.batch_size, seq_len=seq_len)
+    plan = plan_steps(
+        lengths, num_steps=config.steps, batch_size=config.batch_size, seq_len=seq_len
+    )
     steps = [[[order[i] for i in sequence] for sequence in step] for step in plan]
     return pairs, steps, [i for place in tokens["dev"] for i in numbers[tuple(place)]]
 
 
 def export_model(config: LmFtConfig, weights: str, output: str, record: dict[str, Any]) -> None:
-    """Base LM + trained parameters -> `<output>/model/`, a folder that plain `AutoModelForCausalLM` loads."""
+    """Base LM + trained parameters -> `<output>/model/`, a folder that plain `AutoModelForCausalLM`
+    loads.
+    """
     lm = CausalLM.load(config.lm, precision="fp32", eos_token=config.eos_token)
     if config.lora_rank:
         lm.model = add_lora(lm.model, rank=config.lora_rank, alpha=config.lora_alpha)
@@ -322,7 +413,9 @@ def export_model(config: LmFtConfig, weights: str, output: str, record: dict[str
 
 
 def _beside(output: str) -> str | None:
-    """A place for scratch files on the disk of a local output, so that the last step is a rename."""
+    """A place for scratch files on the disk of a local output, so that the last step is a
+    rename.
+    """
     if not storage.is_local(output):
         return None
     path = os.path.join(storage.local(output), "resume")
@@ -330,11 +423,12 @@ def _beside(output: str) -> str | None:
     return path
 
 
-def _check(config: LmFtConfig, resources: Resources) -> None:
-    world = max(1, resources.num_workers)
-    if config.batch_size % world:
-        raise InputError(f"batch_size={config.batch_size} is no multiple of {world} workers; change one of them")
-    if config.k_train < 0 or config.batch_size < 1 or config.seq_len < 8:
-        raise InputError("expected k_train of 0 or more, batch_size of 1 or more, seq_len of 8 or more")
+def _check(config: LmFtConfig) -> None:
+    if config.k_train < 1 or config.batch_size < 1 or config.seq_len < 8:
+        raise InputError(
+            f"k_train={config.k_train}, batch_size={config.batch_size}, seq_len={config.seq_len}; "
+            "expected at least 1, 1 and 8 "
+            "(to train without chunks use background=False)"
+        )
     if config.lora_export not in ("merged", "adapter"):
         raise InputError(f"lora_export={config.lora_export!r}, expected 'merged' or 'adapter'")

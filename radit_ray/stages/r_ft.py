@@ -1,10 +1,13 @@
-"""r-ft: scored rows + chunk vectors -> a query encoder that ranks as the LM prefers (RA-DIT section 2.3, Eq. 4-5).
+"""r-ft: scored rows + chunk vectors -> a query encoder that ranks as the LM prefers (RA-DIT section
+2.3, Eq. 4-5).
 
-In: scored rows (frozen LM scores of the top k) and the chunk vectors of the embedding artifact. Only the query encoder is trained,
-so the chunk encoder never runs: candidates come straight off the cached vectors. Out: `query_encoder/` (sentence-transformers),
-`retriever/` (a Router: tuned queries, base documents) and `history.json`.
+In: scored rows (frozen LM scores of the top k) and the chunk vectors of the embedding artifact.
+Only the query encoder is trained, so the chunk encoder never runs: candidates come straight off the
+cached vectors. Out: `query_encoder/` (sentence-transformers), `retriever/` (a Router: tuned
+queries, base documents) and `history.json`.
 
-    radit r-ft --scored runs/x/score --embeddings runs/x/embed --retriever all-MiniLM-L6-v2 --output runs/x/r-ft
+    radit r-ft --scored runs/x/score --embeddings runs/x/embed --retriever all-MiniLM-L6-v2 --output
+    runs/x/r-ft
 """
 
 from __future__ import annotations
@@ -54,9 +57,12 @@ class RFtConfig:
 
     retriever: str = ""  # as in embed: its query encoder is tuned
     preset: str = "auto"
-    answer_score: str = "mean_logprob"  # a(c) of Eq. 4: mean_logprob, sum_logprob, prob_per_token, prob (as printed)
+    # a(c) of Eq. 4: mean_logprob, sum_logprob, prob_per_token, prob (as printed)
+    answer_score: str = "mean_logprob"
     tau: float = 0.0  # temperature of the target; 0 = the kind's own (0.1, 1.0, 0.01, 0.01)
-    direction: str = "lsr_to_r"  # KL(p_lsr || p_r) as in REPLUG's and Atlas' code; "r_to_lsr" as printed
+    direction: str = (
+        "lsr_to_r"  # KL(p_lsr || p_r) as in REPLUG's and Atlas' code; "r_to_lsr" as printed
+    )
     t_r: float = 0.0  # temperature of p_R; 0 = the one fitted on dev when the rows were scored
     epochs: float = 1.0  # passes over the scored train rows (paper: 1)
     batch_size: int = 512  # queries of one step, over all workers (paper: 16 GPUs x 32)
@@ -68,28 +74,39 @@ class RFtConfig:
     clip: float = 2.0  # largest gradient norm (DRAGON's config)
     eval_every: int = 500  # steps between two looks at dev
     select_by: str = "-mrr"  # dev metric of the kept weights; others: kl, nll, -recall@1, -recall@5
-    precision: str = "auto"  # of the forward pass: "bf16" (autocast), "fp32" or "auto"; master weights are fp32
+    precision: str = (
+        "auto"  # of the forward pass: "bf16" (autocast), "fp32" or "auto"; master weights are fp32
+    )
     seed: int = 0
 
 
 def r_ft(
-    config: RFtConfig, *, scored: str, embeddings: str, output: str, resources: Resources = Resources()
+    config: RFtConfig,
+    *,
+    scored: str,
+    embeddings: str,
+    output: str,
+    resources: Resources = Resources(),
 ) -> Artifact:
     """Fine-tunes the query encoder and keeps the best weights of dev.
 
-    Metrics: best_step, dev and dev_before (mrr, recall@1, recall@5 over the given candidates, kl and nll in nats), t_r, tau,
-    entropy_lsr and entropy_r (nats), uniform_share, auc_lsr (how well the target ranks chunks with the answer), num_examples.
-    InputError on an unknown kind or direction, an encoder of another width than the vectors, missing dev rows.
+    Metrics: best_step, dev and dev_before (mrr, recall@1, recall@5 over the given candidates, kl
+    and nll in nats), t_r, tau, entropy_lsr and entropy_r (nats), uniform_share, auc_lsr (how well
+    the target ranks chunks with the answer), num_examples. InputError on an unknown kind or
+    direction, an encoder of another width than the vectors, missing dev rows.
     """
     inputs = {
         "scored": artifact_input(scored, "score"),
         "embeddings": artifact_input(embeddings, "embed"),
         "retriever": retriever_input(config.retriever, config.preset),
     }
-    _check(config, resources)
+    _check(config)
+    config = dataclasses.replace(config, retriever=inputs["retriever"].path)
     # the temperatures are part of what was done: resolved here, so that the record holds them
     config = dataclasses.replace(
-        config, t_r=config.t_r or _fitted_t_r(inputs["scored"]), tau=config.tau or TAU_DEFAULTS[config.answer_score]
+        config,
+        t_r=config.t_r or _fitted_t_r(inputs["scored"]),
+        tau=config.tau or TAU_DEFAULTS[config.answer_score],
     )
     resolve = resolved_precision(resources.device)
     with Work.open("r-ft", VERSION, config, inputs, output, resolve) as work:
@@ -97,7 +114,9 @@ def r_ft(
             return work.done
         folder = storage.join(work.output, "resume", "data")
         prepared = ray.remote(num_cpus=resources.cpus_per_worker)(prepare)
-        facts = ray.get(prepared.remote(work.config, inputs["scored"], inputs["embeddings"], folder))
+        facts = ray.get(
+            prepared.remote(work.config, inputs["scored"], inputs["embeddings"], folder)
+        )
         if isinstance(facts, str):
             raise InputError(facts)
         steps = max(1, round(config.epochs * facts["num_train"] / config.batch_size))
@@ -107,7 +126,12 @@ def r_ft(
             warmup=min(config.warmup, steps // 2),
             **{name: getattr(work.config, name) for name in fields},
         )
-        arguments = {"config": work.config, "folder": folder, "facts": facts, "resources": resources}
+        arguments = {
+            "config": work.config,
+            "folder": folder,
+            "facts": facts,
+            "resources": resources,
+        }
         result = fit(RFtTask, arguments, loop, work, resources, "r-ft")
         export = ray.remote(num_cpus=resources.cpus_per_worker)(export_encoder)
         ray.get(export.remote(work.config, best_weights(work, result), work.output))
@@ -120,20 +144,39 @@ def r_ft(
             "steps": steps,
             "t_r": config.t_r,
             "tau": config.tau,
-            **{k: facts[k] for k in ("entropy_lsr", "entropy_r", "uniform_share", "auc_lsr", "num_train")},
+            **{
+                k: facts[k]
+                for k in ("entropy_lsr", "entropy_r", "uniform_share", "auc_lsr", "num_train")
+            },
         }
         return work.finish(metrics=metrics, rows=facts["num_train"], cost=result["cost"])
 
 
-def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) -> dict[str, Any] | str:
-    """Writes the training rows with positions into a compact file of the candidates' vectors; returns facts, or the user's error.
+def prepare(
+    config: RFtConfig, scored: Input, embeddings: Input, folder: str
+) -> dict[str, Any] | str:
+    """Writes the training rows with positions into a compact file of the candidates' vectors;
+    returns facts, or the user's error.
 
-    The vectors are one raw float16 file that workers map into memory; embedding shards are streamed past once.
+    The vectors are one raw float16 file that workers map into memory; embedding shards are streamed
+    past once.
     """
     done = storage.join(folder, "facts.json")
     if storage.exists(done):
         return dict(storage.read_json(done))
-    columns = ["query", "task", "split", "chunk_ids", "doc_ids", "texts", "answers", "gold_ids", "scores", "logprobs", "num_answer_tokens"]
+    columns = [
+        "query",
+        "task",
+        "split",
+        "chunk_ids",
+        "doc_ids",
+        "texts",
+        "answers",
+        "gold_ids",
+        "scores",
+        "logprobs",
+        "num_answer_tokens",
+    ]
     wanted = pa.concat_arrays(
         [pc.unique(pc.list_flatten(t["chunk_ids"])) for t in iter_tables(scored, ["chunk_ids"])]
     ).unique()
@@ -156,9 +199,23 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
     rows: list[dict[str, Any]] = []
     for table in iter_tables(scored, columns):
         for row in table.to_pylist():
-            hits = [bool(h) for h in hits_of(row)] if row["task"] != "corpus" else [False] * len(row["chunk_ids"])
+            hits = (
+                [bool(h) for h in hits_of(row)]
+                if row["task"] != "corpus"
+                else [False] * len(row["chunk_ids"])
+            )
             rows.append(
-                {name: row[name] for name in ("query", "task", "split", "scores", "logprobs", "num_answer_tokens")}
+                {
+                    name: row[name]
+                    for name in (
+                        "query",
+                        "task",
+                        "split",
+                        "scores",
+                        "logprobs",
+                        "num_answer_tokens",
+                    )
+                }
                 | {"hits": hits, "positions": [position[chunk] for chunk in row["chunk_ids"]]}
             )
     if not any(row["split"] == "dev" for row in rows):
@@ -171,10 +228,14 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
 
 
 def _target_facts(config: RFtConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Entropies of target and p_R, the share of flat targets, and the AUC of the target for chunks with the answer."""
+    """Entropies of target and p_R, the share of flat targets, and the AUC of the target for chunks
+    with the answer.
+    """
     train = [row for row in rows if row["split"] == "train"]
     scores_BK, logprob_BK, count_B, mask_BK, hit_BK = _tensors(train)
-    p_lsr_BK = lsr_target(logprob_BK, count_B, kind=config.answer_score, tau=config.tau, mask_BK=mask_BK)  # type: ignore[arg-type]
+    p_lsr_BK = lsr_target(
+        logprob_BK, count_B, kind=config.answer_score, tau=config.tau, mask_BK=mask_BK
+    )  # type: ignore[arg-type]
     most_B = mask_BK.sum(1).float().log()
     judged = [i for i, row in enumerate(train) if any(row["hits"]) and not all(row["hits"])]
     areas = [auc(p_lsr_BK[i][mask_BK[i]].tolist(), hit_BK[i][mask_BK[i]].tolist()) for i in judged]
@@ -192,15 +253,25 @@ def _tensors(rows: list[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor, Tensor
     width = max(len(row["scores"]) for row in rows)
 
     def padded(name: str, dtype: torch.dtype) -> Tensor:
-        return torch.tensor([[*row[name], *[0] * (width - len(row[name]))] for row in rows], dtype=dtype)
+        return torch.tensor(
+            [[*row[name], *[0] * (width - len(row[name]))] for row in rows], dtype=dtype
+        )
 
     mask_BK = torch.tensor([[i < len(row["scores"]) for i in range(width)] for row in rows])
     counts_B = torch.tensor([row["num_answer_tokens"] for row in rows])
-    return padded("scores", torch.float32), padded("logprobs", torch.float32), counts_B, mask_BK, padded("hits", torch.bool)
+    return (
+        padded("scores", torch.float32),
+        padded("logprobs", torch.float32),
+        counts_B,
+        mask_BK,
+        padded("hits", torch.bool),
+    )
 
 
 class QueryEncoder(nn.Module):
-    """The query encoder as one module from token lists to vectors, so that DDP and DeepSpeed see its forward pass."""
+    """The query encoder as one module from token lists to vectors, so that DDP and DeepSpeed see
+    its forward pass.
+    """
 
     def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
@@ -216,13 +287,22 @@ class RFtTask:
     """The query encoder, the frozen targets and Eq. 5 for the training loop."""
 
     def __init__(
-        self, *, config: RFtConfig, folder: str, facts: dict[str, Any], resources: Resources, device: str
+        self,
+        *,
+        config: RFtConfig,
+        folder: str,
+        facts: dict[str, Any],
+        resources: Resources,
+        device: str,
     ) -> None:
         self.config, self.resources, self.device = config, resources, torch.device(device)
-        encoder = DualEncoder.load(config.retriever, preset=config.preset, precision="fp32", device=device)
+        encoder = DualEncoder.load(
+            config.retriever, preset=config.preset, precision="fp32", device=device
+        )
         if encoder.dimension != facts["width"]:
             raise InputError(
-                f"the query encoder gives vectors of width {encoder.dimension}, the embeddings have {facts['width']}; "
+                f"the query encoder gives vectors of width {encoder.dimension}, the embeddings "
+                f"have {facts['width']}; "
                 "use the retriever that embedded the chunks"
             )
         self.module: nn.Module = QueryEncoder(encoder)
@@ -233,7 +313,9 @@ class RFtTask:
         name = storage.local_copy(storage.join(folder, "vectors.f16"))
         self.vectors_ND = np.memmap(name, dtype=np.float16, mode="r", shape=shape)
         for part in (self.rows, self.dev):
-            for row, tokens in zip(part, encoder.query_tokens([row["query"] for row in part]), strict=True):
+            for row, tokens in zip(
+                part, encoder.query_tokens([row["query"] for row in part]), strict=True
+            ):
                 row["tokens"] = tokens
         epochs = int(np.ceil(config.epochs)) + 1
         generator = np.random.default_rng(config.seed)
@@ -261,17 +343,27 @@ class RFtTask:
         return loss * (len(rows) / self.config.batch_size)
 
     def dev_sums(self, rank: int, world: int) -> dict[str, float]:
-        """Sums of mrr, recall@1, recall@5, kl and nll over dev, with the candidates re-ranked by the tuned encoder."""
+        """Sums of mrr, recall@1, recall@5, kl and nll over dev, with the candidates re-ranked by
+        the tuned encoder.
+        """
         mine = self.dev[rank::world]
-        sums = dict.fromkeys(("mrr", "recall@1", "recall@5", "kl", "nll"), 0.0) | {"count": float(len(mine))}
+        sums = dict.fromkeys(("mrr", "recall@1", "recall@5", "kl", "nll"), 0.0) | {
+            "count": float(len(mine))
+        }
         with torch.inference_mode():
             for start in range(0, len(mine), 64):
                 rows = mine[start : start + 64]
                 score_BK, p_lsr_BK, mask_BK, logprob_BK = self._scores(self.module, rows)
                 t_r = self.config.t_r
-                sums["kl"] += float(r_ft_loss(score_BK, p_lsr_BK, t_r=t_r, mask_BK=mask_BK)) * len(rows)
-                sums["nll"] += float(mixture_nll(score_BK, logprob_BK, t_r=t_r, mask_BK=mask_BK).sum())
-                ranking_BK = score_BK.masked_fill(~mask_BK, -torch.inf).argsort(dim=1, descending=True, stable=True)
+                sums["kl"] += float(r_ft_loss(score_BK, p_lsr_BK, t_r=t_r, mask_BK=mask_BK)) * len(
+                    rows
+                )
+                sums["nll"] += float(
+                    mixture_nll(score_BK, logprob_BK, t_r=t_r, mask_BK=mask_BK).sum()
+                )
+                ranking_BK = score_BK.masked_fill(~mask_BK, -torch.inf).argsort(
+                    dim=1, descending=True, stable=True
+                )
                 for row, ranking_K in zip(rows, ranking_BK.tolist(), strict=True):
                     hits_K = [row["hits"][i] for i in ranking_K[: len(row["hits"])]]
                     sums["mrr"] += reciprocal_rank(hits_K)
@@ -283,12 +375,20 @@ class RFtTask:
         """Means over dev."""
         return {name: value / sums["count"] for name, value in sums.items() if name != "count"}
 
-    def _scores(self, module: nn.Module, rows: list[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(s(x, c) with gradient, p_lsr, mask, logprobs), each (B, K): Eq. 1 on cached chunk vectors."""
+    def _scores(
+        self, module: nn.Module, rows: list[dict[str, Any]]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(s(x, c) with gradient, p_lsr, mask, logprobs), each (B, K): Eq. 1 on cached chunk
+        vectors.
+        """
         _, logprob_BK, count_B, mask_BK, _ = _tensors(rows)
         width = mask_BK.shape[1]
-        position_BK = np.array([[*row["positions"], *[0] * (width - len(row["positions"]))] for row in rows])
-        chunk_BKD = torch.from_numpy(self.vectors_ND[position_BK].astype(np.float32)).to(self.device)
+        position_BK = np.array(
+            [[*row["positions"], *[0] * (width - len(row["positions"]))] for row in rows]
+        )
+        chunk_BKD = torch.from_numpy(self.vectors_ND[position_BK].astype(np.float32)).to(
+            self.device
+        )
         query_BD = module([row["tokens"] for row in rows])
         with torch.autocast(self.device.type, enabled=False):
             score_BK = torch.einsum("bd,bkd->bk", query_BD, chunk_BKD)
@@ -299,16 +399,26 @@ class RFtTask:
             tau=self.config.tau,
             mask_BK=mask_BK,
         )
-        return score_BK, p_lsr_BK.to(self.device), mask_BK.to(self.device), logprob_BK.to(self.device)
+        return (
+            score_BK,
+            p_lsr_BK.to(self.device),
+            mask_BK.to(self.device),
+            logprob_BK.to(self.device),
+        )
 
 
 def export_encoder(config: RFtConfig, weights: str, output: str) -> None:
-    """Base retriever + trained parameters -> `<output>/query_encoder/` and `<output>/retriever/`."""
+    """Base retriever + trained parameters -> `<output>/query_encoder/` and
+    `<output>/retriever/`.
+    """
     encoder = DualEncoder.load(config.retriever, preset=config.preset, precision="fp32")
     load_trained(storage.local_copy(weights), dict(QueryEncoder(encoder).named_parameters()))
     scratch = os.path.join(storage.local(output), "resume") if storage.is_local(output) else None
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        for name, save in (("query_encoder", encoder.save_query_encoder), ("retriever", encoder.save_retriever)):
+        for name, save in (
+            ("query_encoder", encoder.save_query_encoder),
+            ("retriever", encoder.save_retriever),
+        ):
             path = os.path.join(folder, name)
             save(path)
             storage.put_folder(path, storage.join(output, name))
@@ -322,13 +432,17 @@ def _fitted_t_r(scored: Input) -> float:
     return float(manifest["metrics"]["t_r"])
 
 
-def _check(config: RFtConfig, resources: Resources) -> None:
-    world = max(1, resources.num_workers)
+def _check(config: RFtConfig) -> None:
     if config.answer_score not in TAU_DEFAULTS:
-        raise InputError(f"answer_score={config.answer_score!r}{nearest(config.answer_score, TAU_DEFAULTS)}")
+        raise InputError(
+            f"answer_score={config.answer_score!r}{nearest(config.answer_score, TAU_DEFAULTS)}"
+        )
     if config.direction not in ("lsr_to_r", "r_to_lsr"):
-        raise InputError(f"direction={config.direction!r}{nearest(config.direction, ['lsr_to_r', 'r_to_lsr'])}")
-    if config.batch_size < world or config.batch_size % world:
-        raise InputError(f"batch_size={config.batch_size} is no multiple of {world} workers; change one of them")
-    if config.epochs <= 0:
-        raise InputError(f"epochs={config.epochs}, expected above 0")
+        raise InputError(
+            f"direction={config.direction!r}{nearest(config.direction, ['lsr_to_r', 'r_to_lsr'])}"
+        )
+    if config.epochs <= 0 or config.batch_size < 1:
+        raise InputError(
+            f"epochs={config.epochs}, batch_size={config.batch_size}; expected above 0 and at "
+            "least 1"
+        )

@@ -1,10 +1,13 @@
-"""retrieve: examples + query encoder + index -> ranked rows, the k best chunks of each example with their scores.
+"""retrieve: examples + query encoder + index -> ranked rows, the k best chunks of each example with
+their scores.
 
-In: examples (a file, a folder named by split, or "train=PATH,eval=PATH"), an index artifact, a retriever whose query encoder
-asks. Out: Parquet shards of RANKED rows; each carries the chunk texts, so lm-ft, score and evaluate need nothing else. With
-`corpus_examples` the shards also hold self-supervised examples cut from the index's own chunks (paper, section 2.3).
+In: examples (a file, a folder named by split, or "train=PATH,eval=PATH"), an index artifact, a
+retriever whose query encoder asks. Out: Parquet shards of RANKED rows; each carries the chunk
+texts, so lm-ft, score and evaluate need nothing else. With `corpus_examples` the shards also hold
+self-supervised examples cut from the index's own chunks (paper, section 2.3).
 
-    radit retrieve --examples qa.jsonl --index runs/x/index --retriever all-MiniLM-L6-v2 --output runs/x/retrieve
+    radit retrieve --examples qa.jsonl --index runs/x/index --retriever all-MiniLM-L6-v2 --output
+    runs/x/retrieve
 """
 
 from __future__ import annotations
@@ -19,14 +22,21 @@ import pyarrow as pa
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import rows
-from radit_ray.data.artifacts import Artifact, Input, Work, artifact_input, commit_shard, fingerprint_of
+from radit_ray.data.artifacts import (
+    Artifact,
+    Input,
+    Work,
+    artifact_input,
+    commit_shard,
+    fingerprint_of,
+)
 from radit_ray.data.corpus_examples import corpus_example, sample_rows
 from radit_ray.data.examples import read_examples
 from radit_ray.engines.ranking import hits_of, rank
 from radit_ray.engines.references import resolved_precision, retriever_input
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.engines.sharded_index import ShardedIndex
+from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.presets import resolve_preset
 
@@ -37,7 +47,9 @@ VERSION = 1
 class RetrieveConfig:
     """What decides the ranked rows."""
 
-    retriever: str = ""  # whose query encoder asks: id, folder, preset, or "QUERY_PATH,CONTEXT_PATH"
+    retriever: str = (
+        ""  # whose query encoder asks: id, folder, preset, or "QUERY_PATH,CONTEXT_PATH"
+    )
     preset: str = "auto"  # as in embed
     precision: str = "fp32"  # of the query encoder: "fp32", "bf16" or "auto"
     k: int = 10  # chunks of one example (paper: 10)
@@ -52,38 +64,54 @@ class RetrieveConfig:
 
 
 def retrieve(
-    config: RetrieveConfig, *, examples: str, index: str, output: str, resources: Resources = Resources()
+    config: RetrieveConfig,
+    *,
+    examples: str,
+    index: str,
+    output: str,
+    resources: Resources = Resources(),
 ) -> Artifact:
-    """Ranks chunks for every example; a shard's candidates never hold an example's own `exclude_ids`.
+    """Ranks chunks for every example; a shard's candidates never hold an example's own
+    `exclude_ids`.
 
-    Metrics: num_examples by split, and over rows whose answers are known: recall@1, recall@5, recall@k by answer string.
-    InputError on k larger than the index, a width that differs from it, bad example rows.
+    Metrics: num_examples by split, and over rows whose answers are known: recall@1, recall@5,
+    recall@k by answer string. InputError on k larger than the index, a width that differs from it,
+    bad example rows.
     """
     source = artifact_input(index, "index")
-    found = read_examples(
-        examples,
-        seed=config.seed,
-        dev_share=config.dev_share,
-        eval_share=config.eval_share,
-        limit=config.limit or None,
-    ) if examples else []
+    found = (
+        read_examples(
+            examples,
+            seed=config.seed,
+            dev_share=config.dev_share,
+            eval_share=config.eval_share,
+            limit=config.limit or None,
+        )
+        if examples
+        else []
+    )
     inputs = {
         "examples": Input(path=examples, fingerprint=fingerprint_of(found)),
         "index": source,
         "retriever": retriever_input(config.retriever, config.preset),
     }
+    config = dataclasses.replace(config, retriever=inputs["retriever"].path)
     resolve = resolved_precision(resources.device)
     with Work.open("retrieve", VERSION, config, inputs, output, resolve) as work:
         if work.done:
             return work.done
         if not found and not config.corpus_examples:
-            raise InputError("nothing to retrieve for: no examples given and corpus_examples is 0; give --examples")
+            raise InputError(
+                "nothing to retrieve for: no examples given and corpus_examples is 0; give "
+                "--examples"
+            )
         shards = ShardedIndex.open(source.path, nprobe=config.nprobe)
         needed = config.k + max((len(row["exclude_ids"]) for row in found), default=0)
         needed = max(needed, config.k + bool(config.corpus_examples))
         if config.k < 1 or needed > shards.num_chunks:
             raise InputError(
-                f"k={config.k} (and excluded chunks: {needed}), expected 1 to {shards.num_chunks}, the chunks of the "
+                f"k={config.k} (and excluded chunks: {needed}), expected 1 to "
+                f"{shards.num_chunks}, the chunks of the "
                 "index; lower k"
             )
         items = _items(found, shards.num_chunks, config)
@@ -106,11 +134,14 @@ def retrieve(
         return work.finish(metrics=_metrics(work))
 
 
-def _items(found: list[dict[str, Any]], num_chunks: int, config: RetrieveConfig) -> list[dict[str, Any]]:
+def _items(
+    found: list[dict[str, Any]], num_chunks: int, config: RetrieveConfig
+) -> list[dict[str, Any]]:
     """One item a shard: example rows as JSON, or chunk positions to make corpus examples of."""
     size = config.examples_per_shard
     blocks: list[dict[str, Any]] = [
-        {"examples": json.dumps(found[i : i + size]), "positions": []} for i in range(0, len(found), size)
+        {"examples": json.dumps(found[i : i + size]), "positions": []}
+        for i in range(0, len(found), size)
     ]
     picked = sample_rows(num_chunks, config.corpus_examples, config.seed).tolist()
     blocks += [
@@ -120,26 +151,43 @@ def _items(found: list[dict[str, Any]], num_chunks: int, config: RetrieveConfig)
 
 
 class RetrieveWorker:
-    """Holds the query encoder and the handles of the index's shards; ranks one shard of examples a call."""
+    """Holds the query encoder and the handles of the index's shards; ranks one shard of examples a
+    call.
+    """
 
     def __init__(
-        self, *, config: RetrieveConfig, shards: ShardedIndex, output: str, device: str, batch_tokens: int
+        self,
+        *,
+        config: RetrieveConfig,
+        shards: ShardedIndex,
+        output: str,
+        device: str,
+        batch_tokens: int,
     ) -> None:
-        self.config, self.shards, self.output, self.batch_tokens = config, shards, output, batch_tokens
+        self.config, self.shards, self.output, self.batch_tokens = (
+            config,
+            shards,
+            output,
+            batch_tokens,
+        )
         self.encoder = DualEncoder.load(
             config.retriever, preset=config.preset, precision=config.precision, device=device
         )
-        self.meter = Meter(flops_per_token=2.0 * self.encoder.num_parameters)
+        self.meter = Meter(flops_per_token=self.encoder.flops_per_token)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         examples = json.loads(item["examples"]) or self._corpus_examples(item["positions"])
 
         def work() -> tuple[list[dict[str, Any]], int]:
-            ranked = rank(examples, self.encoder, self.shards, k=self.config.k, batch_tokens=self.batch_tokens)
+            ranked = rank(
+                examples, self.encoder, self.shards, k=self.config.k, batch_tokens=self.batch_tokens
+            )
             return ranked, self.encoder.last_num_tokens
 
         ranked, cost = self.meter.measure(work)
-        counts: collections.Counter[str] = collections.Counter(f"num_{row['split']}" for row in ranked)
+        counts: collections.Counter[str] = collections.Counter(
+            f"num_{row['split']}" for row in ranked
+        )
         judged = [row for row in ranked if row["task"] != "corpus" and row["chunk_ids"]]
         for row in judged:
             hits_K = hits_of(row)
@@ -152,7 +200,9 @@ class RetrieveWorker:
     def _corpus_examples(self, positions: list[int]) -> list[dict[str, Any]]:
         chunks = self.shards.chunks(np.array(positions, dtype=np.int64))
         made = [
-            corpus_example(chunk, self.encoder.spans(chunk["text"]), num_tokens=self.config.corpus_tokens)
+            corpus_example(
+                chunk, self.encoder.spans(chunk["text"]), num_tokens=self.config.corpus_tokens
+            )
             for chunk in chunks.values()
         ]
         return [row for row in made if row is not None]

@@ -1,7 +1,9 @@
-"""score: ranked rows + a frozen LM -> the log-probability of the gold answer under each chunk (the a(c) of Eq. 4).
+"""score: ranked rows + a frozen LM -> the log-probability of the gold answer under each chunk (the
+a(c) of Eq. 4).
 
-In: ranked rows and an LM. Out: SCORED rows for a seeded mix of corpus and task examples (paper: 95/5) and for dev, in shards named
-as the ranked ones. The scores are computed once and stay frozen during R-ft, as in the paper.
+In: ranked rows and an LM. Out: SCORED rows for a seeded mix of corpus and task examples (paper:
+95/5) and for dev, in shards named as the ranked ones. The scores are computed once and stay frozen
+during R-ft, as in the paper.
 
     radit score --ranked runs/x/retrieve --lm PATH --output runs/x/score
 """
@@ -21,7 +23,16 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.mixing import capped_weights, mix
 from radit_ray.core.retrieval import TAU_DEFAULTS, fit_t_r, lsr_target
 from radit_ray.data import rows, storage
-from radit_ray.data.artifacts import Artifact, Input, Work, artifact_input, commit_shard, read_manifest, read_shard, shard_names
+from radit_ray.data.artifacts import (
+    Artifact,
+    Input,
+    Work,
+    artifact_input,
+    commit_shard,
+    read_manifest,
+    read_shard,
+    shard_names,
+)
 from radit_ray.engines.answering import Variant, gold_ids, gold_logprobs, prompts_of
 from radit_ray.engines.references import model_input
 from radit_ray.engines.resources import Resources
@@ -32,7 +43,13 @@ from radit_ray.models.precision import resolve_precision
 VERSION = 1
 SAFE_KL = 0.01  # nats: bf16 weights are used where the LSR target they give is this close to fp32's
 SAMPLE = 16  # examples on which that is checked
-T_R_FACTORS = (0.2, 0.5, 1.0, 2.0, 5.0)  # times the preset's T_R: where the fitted one is looked for
+T_R_FACTORS = (
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+)  # times the preset's T_R: where the fitted one is looked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,29 +59,38 @@ class ScoreConfig:
     lm: str = ""  # Hugging Face id or folder; the paper scores with the base LM
     eos_token: str = ""
     corpus_share: float = 0.95  # of the R-ft examples, the rest are task examples (paper: 0.95)
-    num_examples: int = 0  # R-ft examples to score; 0 = as many as the mix allows without repeating one
+    num_examples: int = (
+        0  # R-ft examples to score; 0 = as many as the mix allows without repeating one
+    )
     cap: int = 7500  # examples of a task that count for its weight
     dev_limit: int = 500  # dev examples scored as well
-    precision: str = "auto"  # "fp32", "bf16", or "auto": bf16 where it is fast and the target differs by < 0.01 nat
+    # "fp32", "bf16", or "auto": bf16 where it is fast and the target differs by < 0.01 nat
+    precision: str = "auto"
     seed: int = 0
 
 
-def score(config: ScoreConfig, *, ranked: str, output: str, resources: Resources = Resources()) -> Artifact:
+def score(
+    config: ScoreConfig, *, ranked: str, output: str, resources: Resources = Resources()
+) -> Artifact:
     """Scores every chunk of the chosen examples.
 
-    Metrics: num_examples, num_pairs, t_r (the T_R that fits dev's answer NLL best, with the scores of this retriever), dev_nll,
-    round_trip (share of answers that survive encode and decode). InputError on rows without chunks.
+    Metrics: num_examples, num_pairs, t_r (the T_R that fits dev's answer NLL best, with the scores
+    of this retriever), dev_nll, round_trip (share of answers that survive encode and decode).
+    InputError on rows without chunks.
     """
     if not 0 <= config.corpus_share <= 1:
         raise InputError(f"corpus_share={config.corpus_share}, expected 0 to 1 (paper: 0.95)")
     inputs = {"ranked": artifact_input(ranked, "retrieve"), "lm": model_input(config.lm, what="lm")}
+    config = dataclasses.replace(config, lm=inputs["lm"].path)
 
     def resolve(config: ScoreConfig) -> ScoreConfig:
         if config.precision != "auto":
             return config
         precision = resolve_precision("auto", resources.device)
         if precision == "bf16":
-            check = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(bf16_kl)
+            check = ray.remote(
+                num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker
+            )(bf16_kl)
             kl = ray.get(check.remote(config, inputs["ranked"], resources.device))
             precision = "bf16" if kl < SAFE_KL else "fp32"
         return dataclasses.replace(config, precision=precision)
@@ -101,14 +127,18 @@ def choose_rows(ranked: Input, config: ScoreConfig) -> dict[str, list[int]]:
                 dev.append((name, row))
     sizes = {task: len(found) for task, found in places.items()}
     if not sizes:
-        raise InputError(f"{ranked.path}: no row of split 'train' with two chunks or more; retrieve with k >= 2")
+        raise InputError(
+            f"{ranked.path}: no row of split 'train' with two chunks or more; retrieve with k >= 2"
+        )
     corpus, tasks = sizes.get("corpus", 0), sum(sizes.values()) - sizes.get("corpus", 0)
     share = config.corpus_share if corpus and tasks else float(bool(corpus))
     room = min(corpus / share if share else np.inf, tasks / (1 - share) if share < 1 else np.inf)
     num = min(config.num_examples or int(room), int(room))
     if share in (0.0, 1.0):
         weights = capped_weights(sizes if share == 0 else {"corpus": corpus}, cap=config.cap)
-        weights = {task: weight for task, weight in weights.items() if share == 1 or task != "corpus"}
+        weights = {
+            task: weight for task, weight in weights.items() if share == 1 or task != "corpus"
+        }
     else:
         weights = capped_weights(sizes, cap=config.cap, shares={"corpus": share})
     picked = {places[task][i] for task, i in mix(sizes, num=num, weights=weights, seed=config.seed)}
@@ -123,9 +153,13 @@ def choose_rows(ranked: Input, config: ScoreConfig) -> dict[str, list[int]]:
 class ScoreWorker:
     """Holds the LM; scores and commits one shard a call."""
 
-    def __init__(self, *, config: ScoreConfig, ranked: str, output: str, device: str, batch_tokens: int) -> None:
+    def __init__(
+        self, *, config: ScoreConfig, ranked: str, output: str, device: str, batch_tokens: int
+    ) -> None:
         self.ranked, self.output, self.batch_tokens = ranked, output, batch_tokens
-        self.lm = CausalLM.load(config.lm, precision=config.precision, device=device, eos_token=config.eos_token)
+        self.lm = CausalLM.load(
+            config.lm, precision=config.precision, device=device, eos_token=config.eos_token
+        )
         self.meter = Meter(flops_per_token=self.lm.flops_per_token)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -137,21 +171,34 @@ class ScoreWorker:
         kept = self.lm.round_trip_share(answers) * len(answers)
         pairs = sum(len(row["chunk_ids"]) for row in examples)
         return commit_shard(
-            self.output, item["name"], table, **cost, pairs=pairs, truncated=truncated, round_trip=kept
+            self.output,
+            item["name"],
+            table,
+            **cost,
+            pairs=pairs,
+            truncated=truncated,
+            round_trip=kept,
         )
 
-    def _score(self, examples: list[dict[str, Any]]) -> tuple[tuple[list[dict[str, Any]], int], int]:
+    def _score(
+        self, examples: list[dict[str, Any]]
+    ) -> tuple[tuple[list[dict[str, Any]], int], int]:
         scored, truncated = score_rows(self.lm, examples, self.batch_tokens)
         return (scored, truncated), self.lm.last_num_tokens
 
 
-def score_rows(lm: CausalLM, examples: list[dict[str, Any]], batch_tokens: int) -> tuple[list[dict[str, Any]], int]:
+def score_rows(
+    lm: CausalLM, examples: list[dict[str, Any]], batch_tokens: int
+) -> tuple[list[dict[str, Any]], int]:
     """Scored rows, and the prompts whose chunk was cut to fit the context."""
     variant = Variant(k=max(len(row["chunk_ids"]) for row in examples))
     prompts, truncated = [], 0
     for row in examples:
         room = len(gold_ids(lm, row, "auto"))
-        fitted = [lm.prompt_ids(p, room=min(room, lm.context_length // 2)) for p in prompts_of(row, variant)]
+        fitted = [
+            lm.prompt_ids(p, room=min(room, lm.context_length // 2))
+            for p in prompts_of(row, variant)
+        ]
         truncated += sum(cut > 0 for _, cut in fitted)
         prompts.append([ids for ids, _ in fitted])
     logprobs, _ = gold_logprobs(lm, examples, prompts, "auto", batch_tokens)
@@ -168,17 +215,24 @@ def bf16_kl(config: ScoreConfig, ranked: Input, device: str) -> float:
     table = read_shard(ranked.file(name)).take(pa.array(chosen[name][:SAMPLE]))
     targets = []
     for precision in ("fp32", "bf16"):
-        lm = CausalLM.load(config.lm, precision=precision, device=device, eos_token=config.eos_token)
+        lm = CausalLM.load(
+            config.lm, precision=precision, device=device, eos_token=config.eos_token
+        )
         scored, _ = score_rows(lm, table.to_pylist(), 8192)
         targets.append([_target(row) for row in scored])
-    divergences = [(p * (p.clamp_min(1e-30) / q.clamp_min(1e-30)).log()).sum() for p, q in zip(*targets, strict=True)]
+    divergences = [
+        (p * (p.clamp_min(1e-30) / q.clamp_min(1e-30)).log()).sum()
+        for p, q in zip(*targets, strict=True)
+    ]
     return float(torch.stack(divergences).mean())
 
 
 def _target(row: dict[str, Any]) -> torch.Tensor:
     count_B = torch.tensor([row["num_answer_tokens"]])
     kind = "mean_logprob"
-    return lsr_target(torch.tensor([row["logprobs"]]), count_B, kind=kind, tau=TAU_DEFAULTS[kind])[0]
+    return lsr_target(torch.tensor([row["logprobs"]]), count_B, kind=kind, tau=TAU_DEFAULTS[kind])[
+        0
+    ]
 
 
 def _metrics(work: Work[ScoreConfig]) -> dict[str, Any]:
@@ -206,7 +260,8 @@ def _metrics(work: Work[ScoreConfig]) -> dict[str, Any]:
         width = max(len(scores) for scores, _ in pairs)
         full = [pair for pair in pairs if len(pair[0]) == width]
         scores, logprobs = (torch.tensor([pair[i] for pair in full]) for i in (0, 1))
-        # around the preset's own value: an LM that cannot use chunks yet would ask for a uniform p_R, which R-ft cannot train
+        # around the preset's own value: an LM that cannot use chunks yet would ask for a uniform
+        # p_R, which R-ft cannot train
         grid = [preset_t_r * factor for factor in T_R_FACTORS]
         metrics["t_r"] = fit_t_r(scores, logprobs, grid=grid)
         metrics["t_r_fitted_on"] = "dev" if fitting[True] else "train"

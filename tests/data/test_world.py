@@ -1,4 +1,6 @@
-"""The generated world keeps its promises: where facts stand, what questions share with articles, what is disjoint."""
+"""The generated world keeps its promises: where facts stand, what questions share with articles,
+what is disjoint.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Pretraining from scratch: the batches, the tokenizer, the record, and what the packaged LM knows."""
+"""Pretraining from scratch: the batches, the tokenizer, the record, and what the packaged LM
+knows.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def packaged():
 
 
 def answer_is_argmax(tokenizer, model, prompt, answer):
-    """Whether greedy decoding of `prompt` would begin with `answer`: one forward pass instead of a loop."""
+    """Whether greedy decoding of `prompt` would begin with `answer`: one forward pass instead of a
+    loop.
+    """
     prompt_ids = tokenizer(prompt)["input_ids"]
     answer_ids = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
     with torch.no_grad():

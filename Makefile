@@ -1,0 +1,32 @@
+# Every target sets up what it needs: a virtual environment in .venv with this package and the extras cpu, demo, dev.
+PYTHON ?= python3
+RUN = OMP_NUM_THREADS=1 .venv/bin/python -m
+TIER = not slow and not data and not gpu
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-data test-slow lint clean
+
+help: ; @echo "make demo | test (<= 12 min) | test-data (reads RADIT_DATA) | test-slow (kills, nodes, load) | lint | clean"
+
+setup: .venv/.installed
+
+demo: setup ; .venv/bin/radit demo
+
+test: setup ; $(RUN) pytest -q -m "$(TIER)"
+
+test-data: setup ; $(RUN) pytest -q -m "data and not gpu"
+
+test-slow: setup ; $(RUN) pytest -q -m "slow and not gpu"
+
+lint: setup ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+clean: ; rm -rf .venv .venv.tmp build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# .venv.tmp stands as long as an installation is unfinished. An interrupted one starts afresh, since pip takes a package for
+# installed once its metadata lie there, whole or not; a finished one is only brought up to date.
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@test ! -e .venv.tmp && .venv/bin/python -m pip --version >/dev/null 2>&1 || { mkdir -p .venv.tmp && $(PYTHON) -m venv --clear .venv; }
+	@mkdir -p .venv.tmp
+	.venv/bin/python -m pip install --quiet --editable '.[cpu,demo,dev]'
+	@touch $@ && rmdir .venv.tmp
