@@ -36,17 +36,19 @@ STAGES = {  # command -> its inputs, in the order of the method
 }
 HELP = """radit: Retrieval-Augmented Dual Instruction Tuning (RA-DIT, arXiv 2310.01352) on Ray
 
-Take any causal LM and any dense retriever; teach the LM to answer with a retrieved background (LM-ft) and the retriever what the
-LM prefers (R-ft); measure what each half brought.
+Take any causal LM and any dense retriever; teach the LM to answer with a retrieved background
+(LM-ft) and the retriever what the LM prefers (R-ft); measure what each half brought.
 
 start here
-  radit demo                      the whole method on a generated world, offline, in a few minutes -> runs/demo
-  radit run own --lm LM --retriever R --corpus DOCS [--examples QA] --output DIR     your own data, in one command
-  radit ask RUN "question"        ask a finished run, and see which chunks it answered from
+  radit demo       the whole method on a generated world, offline, in a few minutes -> runs/demo
+  radit run own --lm LM --retriever R --corpus DOCS [--examples QA] --output DIR
+                   your own documents, questions and models, in one command
+  radit ask RUN "question"
+                   ask a finished run, and see which chunks it answered from
 
 whole runs
-  radit run RECIPE                every stage in order: demo, own, squad_open, paper, paper-literal (--set, --config, --cycles)
-  radit doctor                    what this machine offers and what is missing
+  radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
+  radit doctor     what this machine offers and what is missing
 
 the stages, one by one (each resumes; each writes an artifact with a manifest)
   radit chunk      raw corpus files -> chunks of at most 200 words
@@ -58,7 +60,8 @@ the stages, one by one (each resumes; each writes an artifact with a manifest)
   radit r-ft       R-ft: the query encoder learns what the LM prefers (Eq. 5)
   radit evaluate   variants side by side: em, f1, nll, recall, with intervals and contrasts
 
-radit COMMAND --help shows every option. --json prints the result as JSON. RADIT_VERBOSE=1 shows the workers' logs.
+radit COMMAND --help shows every option. --json prints the result as JSON.
+RADIT_VERBOSE=1 shows the workers' logs and tracebacks.
 """
 
 
@@ -71,7 +74,7 @@ class RunArgs:
     retriever: str = ""  # base retriever: id, folder, preset, or "QUERY_PATH,CONTEXT_PATH"
     preset: str = ""  # dragon-plus, dpr, contriever, e5, minilm
     corpus: str = ""  # your documents
-    examples: str = ""  # your questions with answers; without them R-ft runs on the corpus alone
+    examples: str = ""  # your questions with answers; without them R-ft uses the corpus alone
     limit: int = (
         0  # at most this many examples of each split, for a short run; the corpus stays whole
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
+from radit_ray.data.world import CHUNK_WORDS
 from radit_ray.engines.answering import Variant
 from radit_ray.engines.resources import Resources
 from radit_ray.stages.chunk import ChunkConfig
@@ -167,7 +168,7 @@ def demo(**changes: Any) -> Recipe:
             "radit-minus-replug",
             "radit-minus-replug-5shot",
         ),
-        chunk=ChunkConfig(max_words=60, docs_per_shard=250),
+        chunk=ChunkConfig(max_words=CHUNK_WORDS, docs_per_shard=250),
         retrieve=RetrieveConfig(k=10, corpus_examples=400),
         lm_ft=LmFtConfig(
             steps=200,

@@ -257,14 +257,13 @@ class Cycle:
     def r_ft(self) -> RFtConfig:
         """R-ft from the base query encoder, or with cycle_init="previous" from the last cycle's."""
         recipe = self.run.recipe
-        previous = recipe.cycle_init == "previous" and self.last
-        retriever = (
-            f"{self.last.retriever}/retriever" if previous and self.last else recipe.retriever
-        )
-        preset = "auto" if previous else recipe.preset
-        return dataclasses.replace(
-            recipe.r_ft, retriever=retriever, preset=preset, t_r=recipe.r_ft.t_r or self.run.t_r
-        )
+        changes: dict[str, Any] = {"retriever": recipe.retriever, "preset": recipe.preset}
+        if recipe.cycle_init == "previous" and self.last:
+            changes = {"retriever": f"{self.last.retriever}/retriever", "preset": "auto"}
+        if not recipe.examples:
+            changes["select_by"] = "kl"  # nobody knows the right chunk of a corpus example
+        changes["t_r"] = recipe.r_ft.t_r or self.run.t_r
+        return dataclasses.replace(recipe.r_ft, **changes)
 
     def retrieve(self) -> RetrieveConfig:
         """The same retrieval with the tuned query encoder; corpus examples only where a later cycle

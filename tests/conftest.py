@@ -1,9 +1,94 @@
-"""Every test is offline and quiet: set before any library reads its environment."""
+"""Every test is offline and quiet: set before any library reads its environment. One Ray cluster of
+two CPUs and one chain of small artifacts serve all tests that need them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Paths of the tiny world, its models, and one finished artifact of each stage before tuning."""
+
+    root: Path
+    corpus: str
+    examples: str
+    lm: str
+    retriever: str
+    chunks: str  # 40 chunks in 4 shards
+    embeddings: str
+    index: str  # 3 shards
+    flat: str  # 1 shard, same vectors
+    ranked: str  # k = 4, 60 questions and 20 corpus examples
+    scored: str
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A private Ray of two CPUs for the whole session."""
+    import ray
+
+    from radit_ray.engines.connect import connect
+
+    connect(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """(LM folder, retriever folder)."""
+    from tiny import tiny_lm, tiny_retriever
+
+    folder = tmp_path_factory.mktemp("models")
+    return tiny_lm(folder), tiny_retriever(folder)
+
+
+@pytest.fixture(scope="session")
+def chain(
+    ray_cluster: None, tiny_models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Chain:
+    """chunk -> embed -> index -> retrieve -> score on the tiny world, each stage once."""
+    from tiny import tiny_world
+
+    from radit_ray.engines.resources import Resources
+    from radit_ray.stages.chunk import ChunkConfig, chunk
+    from radit_ray.stages.embed import EmbedConfig, embed
+    from radit_ray.stages.index import IndexConfig, index
+    from radit_ray.stages.retrieve import RetrieveConfig, retrieve
+    from radit_ray.stages.score import ScoreConfig, score
+
+    root = tmp_path_factory.mktemp("chain")
+    one = Resources(num_workers=1)
+    world = tiny_world(root / "world")
+    lm, retriever = tiny_models
+    out = {
+        name: str(root / name)
+        for name in ("chunks", "embeddings", "index", "flat", "ranked", "scored")
+    }
+    config = ChunkConfig(docs_per_shard=10)
+    chunk(config, corpus=world["corpus"], output=out["chunks"], resources=one)
+    embedding = EmbedConfig(retriever=retriever, precision="fp32")
+    embed(embedding, chunks=out["chunks"], output=out["embeddings"], resources=one)
+    index(IndexConfig(num_shards=3), embeddings=out["embeddings"], output=out["index"])
+    index(IndexConfig(), embeddings=out["embeddings"], output=out["flat"])
+    ranking = RetrieveConfig(
+        retriever=retriever, k=4, corpus_examples=20, corpus_tokens=12, examples_per_shard=24
+    )
+    retrieve(
+        ranking, examples=world["examples"], index=out["index"], output=out["ranked"], resources=one
+    )
+    scoring = ScoreConfig(lm=lm, corpus_share=0.4, precision="fp32")
+    score(scoring, ranked=out["ranked"], output=out["scored"], resources=one)
+    return Chain(root=root, **world, lm=lm, retriever=retriever, **out)

@@ -405,7 +405,7 @@ def _lock(output: str) -> Iterator[None]:
         )
     try:
         os.makedirs(folder, exist_ok=True)
-        stream = open(os.path.join(folder, ".lock"), "a")
+        stream = open(os.path.join(folder, ".lock"), "a")  # noqa: SIM115 - closed below
     except PermissionError as error:
         raise InputError(
             f"{output} cannot be written ({error.strerror}); choose another --output"
@@ -479,7 +479,10 @@ def _difference(output: str, recorded: Mapping[str, Any], wanted: Mapping[str, A
     for key in sorted({*old, *wanted["inputs"]}):
         if old.get(key) != wanted["inputs"].get(key):
             parts.append(f"input {key} has other content")
-    return f"{output} holds another identity: {'; '.join(parts)}. Choose another --output, or delete that folder"
+    return (
+        f"{output} holds another identity: {'; '.join(parts)}. Choose another --output, or delete "
+        "that folder"
+    )
 
 
 def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float16]]:

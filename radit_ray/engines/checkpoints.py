@@ -115,10 +115,8 @@ class Store:
         if not storage.exists(file):
             return None
         record = dict(storage.read_json(file))
-        if (
-            record["fingerprint"] != self.fingerprint
-            or (record["world"] != self.world
-            and "model.safetensors" not in record["files"])
+        if record["fingerprint"] != self.fingerprint or (
+            record["world"] != self.world and "model.safetensors" not in record["files"]
         ):
             return None
         for name, digest in record["files"].items():

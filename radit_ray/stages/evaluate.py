@@ -48,9 +48,8 @@ class EvaluateConfig:
     variants: tuple[Variant, ...] = (Variant(),)  # the rows of the table
     contrasts: tuple[str, ...] = ()  # "a-minus-b": paired differences of all metrics
     split: str = "eval"
-    tasks: tuple[
-        str, ...
-    ] = ()  # tasks of the table and the contrasts; empty = all. Every task is reported by itself as well
+    # tasks of the table and the contrasts; empty = all. Each task is reported by itself as well
+    tasks: tuple[str, ...] = ()
     limit: int = 0  # questions, a seeded choice; 0 = all
     bootstrap: int = 2000  # resamples of the 95% intervals, over groups (subjects, paragraphs)
     precision: str = "auto"  # of the LMs: "bf16", "fp32" or "auto"

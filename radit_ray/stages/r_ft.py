@@ -218,8 +218,18 @@ def prepare(
                 }
                 | {"hits": hits, "positions": [position[chunk] for chunk in row["chunk_ids"]]}
             )
-    if not any(row["split"] == "dev" for row in rows):
-        return f"{scored.path}: no scored row of split 'dev'; retrieve with --dev-share 0.1 or give dev examples"
+    judged = {row["task"] != "corpus" for row in rows if row["split"] == "dev"}
+    if not judged:
+        return (
+            f"{scored.path}: no scored row of split 'dev'; retrieve with --dev-share 0.1 or give "
+            "dev examples"
+        )
+    if judged == {False} and config.select_by not in ("kl", "nll"):
+        return (
+            f"select_by={config.select_by!r}, but dev holds corpus examples only, whose right "
+            "chunk "
+            "nobody knows; use --select-by kl"
+        )
     table = pa.Table.from_pylist(rows)
     commit_shard(folder, "rows.parquet", table)
     facts = {"width": width, "num_vectors": len(position), **_target_facts(config, rows)}
@@ -427,8 +437,6 @@ def export_encoder(config: RFtConfig, weights: str, output: str) -> None:
 def _fitted_t_r(scored: Input) -> float:
     manifest = read_manifest(scored.path)
     assert manifest is not None
-    if "t_r" not in manifest["metrics"]:
-        raise InputError(f"{scored.path} has no task examples to fit T_R on; give --t-r")
     return float(manifest["metrics"]["t_r"])
 
 

@@ -137,15 +137,20 @@ def retrieve(
 def _items(
     found: list[dict[str, Any]], num_chunks: int, config: RetrieveConfig
 ) -> list[dict[str, Any]]:
-    """One item a shard: example rows as JSON, or chunk positions to make corpus examples of."""
+    """One item a shard: example rows as JSON, or chunk positions to make corpus examples of.
+
+    Where there are no task examples, every so many-th corpus example is dev (`dev_share`).
+    """
     size = config.examples_per_shard
     blocks: list[dict[str, Any]] = [
-        {"examples": json.dumps(found[i : i + size]), "positions": []}
+        {"examples": json.dumps(found[i : i + size]), "positions": [], "dev": []}
         for i in range(0, len(found), size)
     ]
     picked = sample_rows(num_chunks, config.corpus_examples, config.seed).tolist()
+    dev = [] if found or not config.dev_share else picked[:: max(2, round(1 / config.dev_share))]
     blocks += [
-        {"examples": "[]", "positions": picked[i : i + size]} for i in range(0, len(picked), size)
+        {"examples": "[]", "positions": part, "dev": sorted(set(part) & set(dev))}
+        for part in (picked[i : i + size] for i in range(0, len(picked), size))
     ]
     return [{"name": f"part-{number:05d}.parquet", **block} for number, block in enumerate(blocks)]
 
@@ -176,7 +181,9 @@ class RetrieveWorker:
         self.meter = Meter(flops_per_token=self.encoder.flops_per_token)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        examples = json.loads(item["examples"]) or self._corpus_examples(item["positions"])
+        examples = json.loads(item["examples"]) or self._corpus_examples(
+            item["positions"], item["dev"]
+        )
 
         def work() -> tuple[list[dict[str, Any]], int]:
             ranked = rank(
@@ -197,13 +204,17 @@ class RetrieveWorker:
         table = pa.Table.from_pylist(ranked, schema=rows.RANKED)
         return commit_shard(self.output, item["name"], table, **stats)
 
-    def _corpus_examples(self, positions: list[int]) -> list[dict[str, Any]]:
+    def _corpus_examples(self, positions: list[int], dev: list[int]) -> list[dict[str, Any]]:
         chunks = self.shards.chunks(np.array(positions, dtype=np.int64))
+        held_out = set(dev)
         made = [
             corpus_example(
-                chunk, self.encoder.spans(chunk["text"]), num_tokens=self.config.corpus_tokens
+                chunk,
+                self.encoder.spans(chunk["text"]),
+                split="dev" if position in held_out else "train",
+                num_tokens=self.config.corpus_tokens,
             )
-            for chunk in chunks.values()
+            for position, chunk in chunks.items()
         ]
         return [row for row in made if row is not None]
 

@@ -116,6 +116,7 @@ def choose_rows(ranked: Input, config: ScoreConfig) -> dict[str, list[int]]:
     """{shard: row numbers}: the R-ft mix without repeats, and a seeded choice of dev."""
     places: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     dev: list[tuple[str, int]] = []
+    corpus_dev: list[tuple[str, int]] = []
     for name in shard_names(ranked):
         table = read_shard(ranked.file(name), ["task", "split", "chunk_ids"])
         for row, example in enumerate(table.to_pylist()):
@@ -123,8 +124,9 @@ def choose_rows(ranked: Input, config: ScoreConfig) -> dict[str, list[int]]:
                 continue  # nothing to prefer
             if example["split"] == "train":
                 places[example["task"]].append((name, row))
-            elif example["split"] == "dev" and example["task"] != "corpus":
-                dev.append((name, row))
+            elif example["split"] == "dev":
+                (corpus_dev if example["task"] == "corpus" else dev).append((name, row))
+    dev = dev or corpus_dev
     sizes = {task: len(found) for task, found in places.items()}
     if not sizes:
         raise InputError(
@@ -239,12 +241,12 @@ def _metrics(work: Work[ScoreConfig]) -> dict[str, Any]:
     sidecars = work.committed()
     stats = [sidecar["stats"] for sidecar in sidecars.values()]
     num = sum(sidecar["rows"] for sidecar in sidecars.values())
-    fitting: dict[bool, list[tuple[list[float], list[float]]]] = {True: [], False: []}
-    columns = ["split", "task", "scores", "logprobs"]
+    fitting: dict[str, list[tuple[list[float], list[float]]]] = {"dev": [], "train": []}
+    columns = ["split", "scores", "logprobs"]
     for name in sorted(sidecars):
         for row in read_shard(storage.join(work.output, name), columns).to_pylist():
-            if row["task"] != "corpus" and len(fitting[row["split"] == "dev"]) < 5000:
-                fitting[row["split"] == "dev"].append((row["scores"], row["logprobs"]))
+            if len(fitting[row["split"]]) < 5000:
+                fitting[row["split"]].append((row["scores"], row["logprobs"]))
     metrics: dict[str, Any] = {
         "num_examples": num,
         "num_pairs": int(sum(s["pairs"] for s in stats)),
@@ -255,14 +257,13 @@ def _metrics(work: Work[ScoreConfig]) -> dict[str, Any]:
     source = read_manifest(work.inputs["ranked"].path)
     assert source is not None
     preset_t_r = source["metrics"]["t_r"]
-    pairs = fitting[True] or fitting[False]
-    if pairs:
-        width = max(len(scores) for scores, _ in pairs)
-        full = [pair for pair in pairs if len(pair[0]) == width]
-        scores, logprobs = (torch.tensor([pair[i] for pair in full]) for i in (0, 1))
-        # around the preset's own value: an LM that cannot use chunks yet would ask for a uniform
-        # p_R, which R-ft cannot train
-        grid = [preset_t_r * factor for factor in T_R_FACTORS]
-        metrics["t_r"] = fit_t_r(scores, logprobs, grid=grid)
-        metrics["t_r_fitted_on"] = "dev" if fitting[True] else "train"
+    split = "dev" if fitting["dev"] else "train"
+    width = max(len(scores) for scores, _ in fitting[split])
+    full = [pair for pair in fitting[split] if len(pair[0]) == width]
+    scores, logprobs = (torch.tensor([pair[i] for pair in full]) for i in (0, 1))
+    # around the preset's own value: an LM that cannot use chunks yet would ask for a uniform p_R,
+    # which R-ft cannot train
+    grid = [preset_t_r * factor for factor in T_R_FACTORS]
+    metrics["t_r"] = fit_t_r(scores, logprobs, grid=grid)
+    metrics["t_r_fitted_on"] = split
     return metrics
