@@ -48,6 +48,7 @@ start here
 
 whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
+  radit report RUN the tables of a finished run as Markdown, with how it was made and what it cost
   radit doctor     what this machine offers and what is missing
 
 the stages, one by one (each resumes; each writes an artifact with a manifest)
@@ -109,6 +110,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "demo": lambda rest: _run(["demo", *rest]),
         "run": _run,
         "ask": _ask,
+        "report": _report,
         "doctor": _doctor,
     }
     if command in STAGES:
@@ -130,12 +132,7 @@ def _guarded(work: Callable[[], None]) -> int:
         return 2
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(
-                f"radit: the disk is full ({error.filename or 'while writing'}); free space and "
-                "run again, finished shards are kept",
-                file=sys.stderr,
-            )
-            return 2
+            return _disk_full(error.filename or "")
         return _failed(error)
     except KeyboardInterrupt:
         print("radit: interrupted; the same command continues where it stopped", file=sys.stderr)
@@ -145,7 +142,19 @@ def _guarded(work: Callable[[], None]) -> int:
     return 0
 
 
+def _disk_full(file: str) -> int:
+    place = f" ({file})" if file else ""
+    print(
+        f"radit: the disk is full{place}; free space and run the same command again, finished "
+        "shards are kept",
+        file=sys.stderr,
+    )
+    return 2
+
+
 def _failed(error: BaseException) -> int:
+    if "No space left on device" in str(error):  # safetensors and FAISS do not raise an OSError
+        return _disk_full("")
     if os.environ.get("RADIT_VERBOSE") == "1":
         traceback.print_exc()
     with tempfile.NamedTemporaryFile(
@@ -376,6 +385,19 @@ def _ask(arguments: Sequence[str]) -> None:
             f"  p_R {prediction['p_r'][number]:.3f}  {title}: "
             f"{prediction['texts'][number][:110]!r} -> {alone!r}"
         )
+
+
+def _report(arguments: Sequence[str]) -> None:
+    """`radit report RUN`: a finished run's results as Markdown on standard output."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise InputError("usage: radit report RUN (a folder with results.json)")
+    from radit_ray.data import storage
+    from radit_ray.report.table import page
+
+    file = storage.join(arguments[0], "results.json")
+    if not storage.exists(file):
+        raise InputError(f"{arguments[0]}: no results.json, expected the folder of a finished run")
+    print(page(storage.read_json(file)))
 
 
 def _doctor(arguments: Sequence[str]) -> None:

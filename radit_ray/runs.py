@@ -19,6 +19,7 @@ from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
 from radit_ray.data.artifacts import FINGERPRINT, Artifact, make_link, read_manifest
 from radit_ray.engines.answering import Variant
+from radit_ray.engines.doctor import environment
 from radit_ray.recipes import Recipe
 from radit_ray.stages.evaluate import EvaluateConfig
 from radit_ray.stages.lm_ft import LmFtConfig
@@ -136,6 +137,7 @@ class Run:
             "seeds": [self.recipe.lm_ft.seed],
             "wall_s": time.perf_counter() - self.started,
             "stages": self._stages(),
+            "environment": environment(),
         }
         storage.write_json(storage.join(self.folder, "results.json"), results)
         return results

@@ -271,4 +271,8 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> str:
 
 def _world_texts() -> list[str]:
     template = "Background: \n\nQuestion: \nAnswer: Q: A: 0123456789"
-    return [*(d["text"] for d in documents()), *(q["question"] for q in questions()["eval"]), template]
+    return [
+        *(d["text"] for d in documents()),
+        *(q["question"] for q in questions()["eval"]),
+        template,
+    ]

@@ -16,10 +16,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -36,6 +38,7 @@ FORMAT_VERSION = 1
 LINK = "artifact.link"  # stands in for a symbolic link on object stores
 FINGERPRINT = "{fingerprint}"  # in an output path: the artifact is named by what it holds
 IGNORED = ("identity.json", "manifest.json", ".lock", LINK)
+SCRATCH = ("committed/", "resume/")  # below an artifact: sidecars, state of an unfinished training
 ConfigT = TypeVar("ConfigT")
 
 
@@ -144,8 +147,23 @@ def folder_fingerprint(path: str) -> str:
     for name in storage.list_files(folder):
         if os.path.basename(name) == "README.md" or name.startswith("."):
             continue
-        listed.append([name, known.get(name) or storage.sha256_of(storage.join(folder, name))])
+        listed.append([name, known.get(name) or _sha256_once(storage.join(folder, name))])
     return fingerprint_of(listed)
+
+
+def _sha256_once(path: str) -> str:
+    """sha256 of a file, remembered in this process as long as its size and time stay: a run names
+    its models several times, and they are large.
+    """
+    if not storage.is_local(path):
+        return storage.sha256_of(path)
+    found = os.stat(storage.local(path))
+    return _sha256_of_version(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_of_version(path: str, size: int, mtime_ns: int) -> str:
+    return storage.sha256_of(path)
 
 
 def _manifest_hashes(folder: str) -> dict[str, str]:
@@ -280,15 +298,12 @@ class Work(Generic[ConfigT]):
             if recorded is not None and recorded["fingerprint"] != identity["fingerprint"]:
                 raise InputError(_difference(output, recorded, identity))
             if manifest is not None:
+                work._drop_scratch()  # a kill may have come between manifest and clean-up
                 work.done = Artifact(
                     path=output, rows=manifest["rows"], metrics=manifest["metrics"]
                 )
             elif recorded is None:
-                foreign = [
-                    n
-                    for n in storage.list_files(output)
-                    if n not in IGNORED and not n.startswith("error")
-                ]
+                foreign = [n for n in storage.list_files(output) if n not in IGNORED]
                 if foreign:
                     raise InputError(
                         f"{output} holds other files ({foreign[0]}, ...) and no identity.json; "
@@ -300,6 +315,10 @@ class Work(Generic[ConfigT]):
                 }
                 storage.write_json(storage.join(output, "identity.json"), record)
             yield work
+
+    def _drop_scratch(self) -> None:
+        for name in SCRATCH:
+            storage.remove(storage.join(self.output, name.rstrip("/")))
 
     def committed(self) -> dict[str, dict[str, Any]]:
         """{shard name: sidecar} of the shards that are whole; a file whose size disagrees is
@@ -327,16 +346,13 @@ class Work(Generic[ConfigT]):
         cost: Mapping[str, float] | None = None,
     ) -> Artifact:
         """Writes the manifest from the committed shards and every other file, then drops the
-        sidecars.
-
-        Names starting with `resume/` are this training's own state and go before the manifest is
-        written.
+        sidecars and a training's resume state: in this order, so that a kill in between costs
+        nothing.
         """
-        storage.remove(storage.join(self.output, "resume"))
         committed = self.committed()
         files = []
         for name in storage.list_files(self.output):
-            if name in IGNORED or name.startswith(("committed/", "error")):
+            if name in IGNORED or name.startswith(SCRATCH):
                 continue
             path = storage.join(self.output, name)
             known = committed.get(name)
@@ -367,7 +383,7 @@ class Work(Generic[ConfigT]):
             "versions": versions(),
         }
         storage.write_json(storage.join(self.output, "manifest.json"), manifest)
-        storage.remove(storage.join(self.output, "committed"))
+        self._drop_scratch()
         return Artifact(path=self.output, rows=rows, metrics=metrics)
 
 
@@ -384,10 +400,25 @@ def versions() -> dict[str, str]:
         "deepspeed",
     )
     found = {"python": platform.python_version()}
+    if commit := _commit():
+        found["commit"] = commit
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def _commit() -> str:
+    """The commit of the checkout this code runs from, "-dirty" behind it where files differ; ""
+    outside git.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 @contextlib.contextmanager

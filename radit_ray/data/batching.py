@@ -48,18 +48,3 @@ def plan_steps(
     rounds = -(-needed // len(sequences))
     stream = (sequences * rounds)[:needed]
     return [stream[i : i + batch_size] for i in range(0, needed, batch_size)]
-
-
-def share_of(items: Sequence[int] | Sequence[list[int]], rank: int, world: int) -> list[object]:
-    """This worker's part of a step or of the dev rows: every `world`-th item from `rank` on."""
-    return list(items[rank::world])
-
-
-def blocks(items: Sequence[object], size: int) -> list[list[object]]:
-    """Consecutive blocks of at most `size` items; one block of all where size is 0.
-
-    >>> blocks([1, 2, 3], 2)
-    [[1, 2], [3]]
-    """
-    size = size or max(1, len(items))
-    return [list(items[i : i + size]) for i in range(0, len(items), size)]

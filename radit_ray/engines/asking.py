@@ -9,6 +9,7 @@ from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import Variant, answer_batch
+from radit_ray.engines.connect import quiet
 from radit_ray.engines.ranking import rank
 from radit_ray.engines.sharded_index import ShardedIndex
 from radit_ray.models.causal_lm import CausalLM
@@ -20,6 +21,7 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
 
     InputError where `run` is no finished run or has no such variant.
     """
+    quiet()
     file = storage.join(run, "run.json")
     if not storage.exists(file):
         raise InputError(

@@ -57,8 +57,11 @@ def _no_startup_chatter() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """One progress bar a stage instead of Ray Data's own, and warnings only."""
+    """One progress bar a stage instead of the libraries' own, and errors only."""
     from ray.data import DataContext
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
     context = DataContext.get_current()
     context.enable_progress_bars = False

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import platform
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from radit_ray.data.artifacts import versions
 from radit_ray.models.precision import has_fast_bf16
+
+
+def environment() -> dict[str, Any]:
+    """What a result must carry to be believed: hardware, versions with the commit, the command."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "hardware": f"{os.cpu_count()} x {cpu}, {memory:.0f} GiB{''.join(f', {g}' for g in gpus)}",
+        "versions": versions(),
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+    }
 
 
 def findings() -> Iterator[tuple[str, str, str]]:

@@ -43,6 +43,60 @@ def contrasts_table(results: Mapping[str, Any], *, markdown: bool = False) -> st
     return _table(["contrast", *metrics], rows, markdown)
 
 
+def page(results: Mapping[str, Any]) -> str:
+    """A run's results as one Markdown page: how they were made, the tables, what each stage
+    cost.
+    """
+    made = results["environment"]
+    versions = ", ".join(f"{name} {value}" for name, value in made["versions"].items())
+    rows = [
+        [
+            name,
+            str(stage["rows"]),
+            f"{stage['cost']['wall_s']:.0f}",
+            f"{stage['cost'].get('device_s', 0.0):.0f}",
+            f"{stage['cost'].get('tokens', 0):.3g}",
+            _brief(stage.get("metrics", {})),
+        ]
+        for name, stage in results["stages"].items()
+    ]
+    head = ["stage", "rows", "wall s", "worker s", "tokens", "metrics"]
+    return "\n".join(
+        [
+            f"# {results['recipe']}",
+            "",
+            f"- command: `{made['command']}`",
+            f"- hardware: {made['hardware']}",
+            f"- versions: {versions}",
+            f"- training seeds: {', '.join(map(str, results['seeds']))}",
+            "",
+            "Metrics: em and f1 with KILT's normalisation; nll of the first gold answer under "
+            "the mixture, nats; recall of the",
+            "chunks used. Brackets: 95% bootstrap over groups of questions. `*`: 0 lies outside.",
+            "",
+            render(results, markdown=True),
+            "",
+            "## Stages",
+            "",
+            _table(head, rows, markdown=True),
+            "",
+        ]
+    )
+
+
+def _brief(metrics: Mapping[str, Any]) -> str:
+    """Numbers of a stage in one cell; nested ones by their dotted name."""
+    parts = []
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            parts.append(f"{name} ({_brief(value)})")
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:.4g}")
+        elif isinstance(value, (int, str)):
+            parts.append(f"{name} {value}")
+    return ", ".join(parts)
+
+
 def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     """Both tables, and the tasks one by one where there are several."""
     parts = [variants_table(results, markdown=markdown)]
