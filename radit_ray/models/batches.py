@@ -115,6 +115,14 @@ def length_buckets(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
     return batches
 
 
+def on_device(batch_tokens: int, device: torch.device) -> int:
+    """The token budget of one forward pass: on a CPU at most 2048, since the activations of larger
+    batches leave the cache (MiniLM encoder 1.6 times, 22M LM in training 1.4 times as fast as with
+    16384; 2 cores).
+    """
+    return min(batch_tokens, 2048) if device.type == "cpu" else batch_tokens
+
+
 def answer_logits(
     model: Any, batch: Batch, *, logits_to_keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from radit_ray.core.errors import InputError
-from radit_ray.models.batches import Pair, answer_logits, length_buckets, padded_batch
+from radit_ray.models.batches import Pair, answer_logits, length_buckets, on_device, padded_batch
 from radit_ray.models.generation import greedy
 from radit_ray.models.precision import resolve_precision, torch_dtype
 from radit_ray.models.weights import dropout_off, loading, require_weights
@@ -278,7 +278,7 @@ class CausalLM:
             )
         logprob_B = np.zeros(len(pairs), dtype=np.float32)
         self.last_num_tokens = 0
-        for rows in length_buckets(lengths, batch_tokens):
+        for rows in length_buckets(lengths, on_device(batch_tokens, self.device)):
             batch = padded_batch([pairs[row] for row in rows], self.pad_id).to(self.device)
             self.last_num_tokens += batch.num_tokens
             logits_NV, target_N, owner_N = answer_logits(

@@ -52,6 +52,7 @@ from radit_ray.engines.trainer import Loop, best_weights, fit
 from radit_ray.models.batches import (
     answer_logits,
     length_buckets,
+    on_device,
     packed_batch,
     padded_batch,
     supports_packing,
@@ -302,6 +303,7 @@ class LmFtTask:
         if config.lora_rank:
             self.lm.model = add_lora(self.lm.model, rank=config.lora_rank, alpha=config.lora_alpha)
         self.module: nn.Module = self.lm.model.train()
+        self.batch_tokens = on_device(resources.batch_tokens, self.lm.device)
         self.packing = resources.packing and supports_packing(self.lm)
         self.pairs, self.steps, self.dev = _load_plan(config, tokens, self.lm.context_length)
 
@@ -320,7 +322,7 @@ class LmFtTask:
                 found += [(sequence, count) for sequence in block]
                 continue
             flat = [i for sequence in block for i in sequence]
-            buckets = length_buckets([self._length(i) for i in flat], self.resources.batch_tokens)
+            buckets = length_buckets([self._length(i) for i in flat], self.batch_tokens)
             found += [([flat[i] for i in bucket], count) for bucket in buckets]
         return found
 
