@@ -341,9 +341,7 @@ class LmFtTask:
         mine = self.dev[rank::world]
         sums = {"nll": 0.0, "tokens": 0.0, "right": 0.0, "count": float(len(mine))}
         with torch.inference_mode():
-            for bucket in length_buckets(
-                [self._length(i) for i in mine], self.resources.batch_tokens
-            ):
+            for bucket in length_buckets([self._length(i) for i in mine], self.batch_tokens):
                 pairs = [self.pairs[mine[i]] for i in bucket]
                 logits_NV, targets_N, owner_N = self._logits(self.module, pairs, packed=False)
                 sums["nll"] += float(answer_nll(logits_NV, targets_N))
