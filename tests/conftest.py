@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Paths of the tiny world, its models, and one finished artifact of each stage before tuning."""
+    """Paths: the tiny world, its models, and a finished artifact of each stage before tuning."""
 
     root: Path
     corpus: str

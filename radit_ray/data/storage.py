@@ -100,6 +100,7 @@ def atomic_file(path: str) -> Iterator[str]:
         name = os.path.join(folder, "file")
         yield name
         fs, root = url_to_fs(path)
+        fs.makedirs(fs._parent(root), exist_ok=True)  # sftp and hdfs have real folders
         fs.put_file(name, root)
 
 

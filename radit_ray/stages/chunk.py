@@ -176,7 +176,9 @@ def _check_unique(work: Work[ChunkConfig], files: list[str]) -> None:
     seen: dict[str, str] = {}
     limit = work.config.limit or None
     for file in files:
-        documents = iter_file(file, spec=work.inputs["corpus"].path, on_bad_row="quarantine")
+        documents = iter_file(
+            file, spec=work.inputs["corpus"].path, on_bad_row="quarantine", quarantine=_passed_over
+        )
         for number, document in enumerate(itertools.islice(documents, limit), 1):
             name, place = document["id"], f"document {number} of {file}"
             if _hash(f"{name}#0") in twins and name in seen:
@@ -187,6 +189,10 @@ def _check_unique(work: Work[ChunkConfig], files: list[str]) -> None:
                     "drop one of the two or rename it"
                 )
             seen.setdefault(name, place)
+
+
+def _passed_over(row: dict[str, Any]) -> None:
+    """Bad rows were dealt with when the chunks were made."""
 
 
 def _hash(value: str) -> int:

@@ -334,7 +334,7 @@ class RFtTask:
     def batches(self, step: int, rank: int, world: int) -> list[list[int]]:
         """This worker's queries of the step, in blocks of `micro_batch`."""
         size = self.config.batch_size
-        start = step * size % len(self.rows)
+        start = step * size
         mine = np.resize(self.order[start : start + size], size)[rank::world].tolist()
         block = self.resources.micro_batch or len(mine)
         return [mine[i : i + block] for i in range(0, len(mine), block)]

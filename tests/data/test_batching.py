@@ -1,4 +1,4 @@
-"""Contract: the plan depends on lengths alone, fills sequences in order, loses and doubles nothing."""
+"""Contract: the plan depends on lengths alone, fills sequences in order, loses nothing."""
 
 from __future__ import annotations
 

@@ -158,8 +158,8 @@ def test_packaged_lm_recalls_known_facts_but_not_those_of_eval(packaged):
 def test_packaged_lm_copies_names_it_has_never_met(packaged):
     tokenizer, model = packaged
     draw, right = random.Random(0), []
-    for _ in range(10):
+    for _ in range(40):
         names = draw.sample(word_parts(0)["eval"].values, 5)
         prompt = f"The register reads {', '.join(names)}. Once more: {', '.join(names[:2])},"
         right.append(answer_is_argmax(tokenizer, model, prompt, names[2]))
-    assert sum(right) >= 8
+    assert sum(right) > 20  # a blind pick among the five names would be right 8 times

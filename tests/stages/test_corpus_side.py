@@ -144,7 +144,7 @@ def test_a_changed_shard_is_not_opened(chain: Chain, tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(InputError, match="shard-00000.faiss"):
+    with pytest.raises(InputError, match=r"shard-00000\.faiss"):
         ShardedIndex.open(str(tmp_path / "index"), remote=False)
 
 
@@ -228,9 +228,7 @@ def test_another_width_is_refused(chain: Chain, tmp_path: Path) -> None:
     config = RetrieveConfig(retriever=wide, k=2)
     output = str(tmp_path / "out")
     with pytest.raises(InputError, match=r"width 48, the index holds width 32"):
-        retrieve(
-            config, examples=chain.examples, index=chain.flat, output=output, resources=ONE
-        )
+        retrieve(config, examples=chain.examples, index=chain.flat, output=output, resources=ONE)
     assert read_manifest(output) is None
 
 

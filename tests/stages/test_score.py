@@ -51,10 +51,8 @@ def test_logprobs_equal_a_naive_fp32_loop(chain: Chain) -> None:
         if row["task"] == "corpus":
             instruction = ids(row["question"])
         else:
-            instruction = ids(f"Question: {row['question']}\nAnswer:")
-        for title, text, logprob in zip(
-            row["titles"], row["texts"], row["logprobs"], strict=True
-        ):
+            instruction = ids(f"Q: {row['question']}\nA:")
+        for title, text, logprob in zip(row["titles"], row["texts"], row["logprobs"], strict=True):
             background = ids(f"Background: {title} {text}\n\n")
             prompt = [tokenizer.bos_token_id, *background, *instruction]
             expected = naive_logprob(model, prompt, answer)
@@ -74,7 +72,9 @@ def test_bf16_error_and_rank_agreement_are_reported(chain: Chain) -> None:
             for j in range(i):
                 pairs += 1
                 agreeing += (a_K[i] > a_K[j]) == (b_K[i] > b_K[j])
-    print(f"bf16: {error / tokens:.4f} nats a token off fp32, {agreeing / pairs:.3f} of pairs agree")
+    print(
+        f"bf16: {error / tokens:.4f} nats a token off fp32, {agreeing / pairs:.3f} of pairs agree"
+    )
     assert error > 0  # else it was no bf16
     assert error / tokens < 0.05
     assert agreeing / pairs > 0.85

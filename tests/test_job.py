@@ -1,0 +1,222 @@
+"""`ray job submit --working-dir . -- python jobs/pipeline.py ...` does what `radit run` does: same
+stages, same fingerprints, on a cluster that refuses whoever lacks its token; and only code is
+uploaded. The cluster is a real one of two CPUs with ports, token and folder of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import tiny_lm, tiny_retriever, tiny_world
+
+import radit_ray
+
+pytestmark = pytest.mark.ray
+ROOT = Path(radit_ray.__file__).parent.parent
+BIN = Path(sys.executable).parent
+START_S = 90.0  # a cluster on two busy cores; 15 s on idle ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A running head: where its dashboard listens, and the environment of its clients."""
+
+    url: str
+    folder: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """`ray start --head` with its own token; in a short folder, as socket paths are limited."""
+    folder = Path(tempfile.mkdtemp(prefix="rj-"))
+    gcs, dashboard, agent, client = free_ports(4)
+    environment = clean_environment() | {"HOME": str(folder), "RAY_AUTH_MODE": "token"}
+    log = (folder / "start.log").open("w")
+    head = None
+    try:
+        ray(["get-auth-token", "--generate"], environment)
+        options = [f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+        options += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
+        options += [f"--temp-dir={folder}/r", "--num-cpus=2", "--disable-usage-stats"]
+        command = [str(BIN / "ray"), "start", "--head", "--block", *options]
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        wait_for_port(dashboard, head)
+        yield Cluster(f"http://127.0.0.1:{dashboard}", folder, environment)
+    finally:
+        if head is not None:
+            stop(head)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clean_environment() -> dict[str, str]:
+    """Ours without another Ray's variables; a job's `python` is the first one on PATH."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_for_port(port: int, head: subprocess.Popen[bytes]) -> None:
+    """Returns once something listens; fails when the head has ended or the time is up."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and head.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"ray start did not come up (exit code {head.poll()})")
+
+
+def stop(head: subprocess.Popen[bytes]) -> None:
+    """Ends the head and its descendants alone: `ray stop` would end every Ray of this machine."""
+    family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+    head.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        head.wait(15)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=10)
+    if head.poll() is None:
+        head.kill()
+        head.wait(10)
+
+
+def ray(
+    arguments: list[str], environment: dict[str, str], **options: object
+) -> subprocess.CompletedProcess[str]:
+    """The `ray` command of this environment."""
+    return subprocess.run(
+        [str(BIN / "ray"), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def submit(cluster: Cluster, folder: Path, entry: list[str]) -> str:
+    """Submits from a folder as the README says; a young cluster has no agent for jobs yet."""
+    command = ["job", "submit", "--address", cluster.url, "--working-dir", ".", "--", *entry]
+    deadline = time.monotonic() + START_S
+    while True:
+        done = ray(command, cluster.environment, cwd=folder, timeout=300)
+        if "No available agent" not in done.stdout or time.monotonic() > deadline:
+            assert done.returncode == 0, done.stdout[-3000:]
+            return done.stdout
+        time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """R-ft on the corpus alone: the shortest run in which Ray Data and Ray Train have a part."""
+    folder = tmp_path_factory.mktemp("job")
+    given = ["own", "--lm", tiny_lm(folder), "--retriever", tiny_retriever(folder)]
+    given += [
+        "--corpus",
+        tiny_world(folder / "world")["corpus"],
+        "--set",
+        "resources.num_workers=1",
+    ]
+    given += ["retrieve.k=3", "retrieve.corpus_examples=24", "retrieve.corpus_tokens=12"]
+    given += ["score.num_examples=16", "score.dev_limit=8", "k_infer=2"]
+    return [*given, "r_ft.epochs=1", "r_ft.warmup=1", "r_ft.batch_size=8"]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code as a user has it, beside an environment and finished runs that must stay at home."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("radit_ray", "jobs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+    for name in (".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in (".venv/lib/large.so", "runs/demo/artifacts/large.bin", "build/large.bin"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(os.urandom(1 << 20))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job(
+    cluster: Cluster, checkout: Path, arguments: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run folder of a job that has succeeded."""
+    output = tmp_path_factory.mktemp("there")
+    entry = ["python", "jobs/pipeline.py", *arguments, "--output", str(output)]
+    assert "results.json written" in submit(cluster, checkout, entry)
+    return output
+
+
+def test_the_cluster_refuses_requests_without_the_token(cluster: Cluster) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{cluster.url}/api/jobs/", timeout=10)
+    assert refused.value.code == 401
+    refused.value.close()
+    token = (cluster.folder / ".ray" / "auth_token").read_text().strip()
+    request = urllib.request.Request(f"{cluster.url}/api/jobs/")
+    request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
+
+
+def test_a_submitted_job_makes_the_artifacts_of_radit_run(
+    job: Path, checkout: Path, arguments: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "radit_ray.cli", "run", *arguments, "--num-cpus", "2"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)],
+        cwd=checkout,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    here, there = fingerprints(tmp_path / "results.json"), fingerprints(job / "results.json")
+    assert set(here) >= {"chunk", "embed", "index", "retrieve", "score", "r-ft"}
+    assert there == here
+
+
+def fingerprints(results: Path) -> dict[str, str]:
+    """Stage -> fingerprint of its artifact."""
+    stages = json.loads(results.read_text())["stages"]
+    return {name: stage["fingerprint"] for name, stage in stages.items()}
+
+
+def test_only_code_was_uploaded(job: Path, cluster: Cluster) -> None:
+    packages = "r/session_2*/runtime_resources/working_dir_files/_ray_pkg_*/"
+    (uploaded,) = cluster.folder.glob(packages)
+    names = {path.name for path in uploaded.iterdir()}
+    assert {"radit_ray", "jobs"} <= names
+    assert not {".venv", "runs", "build"} & names
+    # the link to jobs/pipeline.py arrives as a file
+    copied = uploaded / "radit_ray" / "pipeline.py"
+    assert copied.read_bytes() == (ROOT / "jobs" / "pipeline.py").read_bytes()
+    size = sum(path.stat().st_size for path in uploaded.rglob("*") if path.is_file())
+    code = sum(path.stat().st_size for path in (ROOT / "radit_ray").rglob("*") if path.is_file())
+    assert size < code + (1 << 20)
