@@ -149,7 +149,7 @@ def demo(**changes: Any) -> Recipe:
         name="demo",
         lm=str(Path(__file__).parent / "assets" / "world-lm-s"),
         retriever=_minilm(),
-        k_infer=5,
+        k_infer=3,
         max_new_tokens=12,
         variants=(
             "closed-book",

@@ -18,8 +18,10 @@ from typing import Any
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
 from radit_ray.data.artifacts import FINGERPRINT, Artifact, make_link, read_manifest
+from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.answering import Variant
 from radit_ray.engines.doctor import environment
+from radit_ray.engines.references import model_input, retriever_input
 from radit_ray.recipes import Recipe
 from radit_ray.stages.evaluate import EvaluateConfig
 from radit_ray.stages.lm_ft import LmFtConfig
@@ -309,3 +311,7 @@ def _check(recipe: Recipe) -> None:
             raise InputError(
                 f"recipe {recipe.name!r} needs --{name}; give a path or a Hugging Face id"
             )
+    # a wrong model or path must not show only after the corpus has been embedded
+    model_input(recipe.lm, what="lm")
+    retriever_input(recipe.retriever, recipe.preset)
+    list_corpus_files(recipe.corpus)

@@ -95,7 +95,7 @@ def stop(head: subprocess.Popen[bytes]) -> None:
     family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
     head.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(15)
+        head.wait(2)
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -124,7 +124,7 @@ def submit(cluster: Cluster, folder: Path, entry: list[str]) -> str:
     command = ["job", "submit", "--address", cluster.url, "--working-dir", ".", "--", *entry]
     deadline = time.monotonic() + START_S
     while True:
-        done = ray(command, cluster.environment, cwd=folder, timeout=300)
+        done = ray(command, cluster.environment, cwd=folder, timeout=500)
         if "No available agent" not in done.stdout or time.monotonic() > deadline:
             assert done.returncode == 0, done.stdout[-3000:]
             return done.stdout

@@ -20,6 +20,8 @@ from typing import IO, Any
 import fsspec
 from fsspec.core import url_to_fs
 
+from radit_ray.core.errors import InputError
+
 
 def is_local(path: str) -> bool:
     """True for plain paths and `file://` URIs: there links, locks and memory maps work."""
@@ -205,10 +207,15 @@ def local_copy(path: str) -> str:
     key = hashlib.sha256(
         f"{path} {fs.ukey(root) if fs.isfile(root) else sorted(fs.find(root))}".encode()
     )
-    target = Path(tempfile.gettempdir(), f"radit-ray-{os.getuid()}", key.hexdigest()[:16])
+    cache = Path(tempfile.gettempdir(), f"radit-ray-{os.getuid()}")
+    cache.mkdir(exist_ok=True, mode=0o700)
+    if cache.is_symlink() or cache.stat().st_uid != os.getuid():
+        raise InputError(
+            f"{cache} belongs to someone else; remove it, or set TMPDIR to a folder of yours"
+        )
+    target = cache / key.hexdigest()[:16]
     if not target.exists():
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
-        temporary.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fs.get(root, str(temporary), recursive=True)
         with contextlib.suppress(OSError):
             os.rename(temporary, target)

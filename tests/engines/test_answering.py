@@ -191,6 +191,7 @@ def test_concat_is_one_prompt_of_all_chunks(lm: CausalLM) -> None:
 
 def test_a_context_that_overflows_is_counted(lm: CausalLM) -> None:
     row = ranked_row(0, k=5)
+    row["texts"] = [text * 2 for text in row["texts"]]
     (prediction,) = run(lm, [row], k=5, ensemble="concat")
     assert prediction["num_truncated"] == 1
 

@@ -1,0 +1,183 @@
+"""Contract of evaluate: all variants in one call, a folder each, the means of their own prediction
+rows, paired contrasts, and the same numbers as answering in this process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Chain
+
+from radit_ray.core.errors import InputError
+from radit_ray.data import storage
+from radit_ray.data.artifacts import (
+    Artifact,
+    artifact_input,
+    iter_tables,
+    read_manifest,
+    read_shard,
+    shard_names,
+)
+from radit_ray.engines.answering import METRICS, Variant, answer_batch
+from radit_ray.engines.resources import Resources
+from radit_ray.models.causal_lm import CausalLM
+from radit_ray.stages.evaluate import EvaluateConfig, draw_shots, evaluate
+
+pytestmark = pytest.mark.ray
+ONE = Resources(num_workers=1)
+T_R = 0.1
+
+
+def variants_of(chain: Chain) -> tuple[Variant, ...]:
+    common: dict[str, Any] = {"lm": chain.lm, "t_r": T_R, "max_new_tokens": 4}
+    return (
+        Variant(name="closed-book", k=0, **common),
+        Variant(name="replug", k=3, **common),
+        Variant(name="mixed", k=3, ensemble="tokens", **common),
+        Variant(name="one-prompt", k=2, ensemble="concat", **common),
+        Variant(name="replug-2shot", k=2, shots=2, **common),
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluated(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    config = EvaluateConfig(
+        variants=variants_of(chain),
+        contrasts=("replug-minus-closed-book", "replug-minus-mixed"),
+        bootstrap=200,
+        precision="fp32",
+    )
+    output = str(tmp_path_factory.mktemp("evaluate") / "out")
+    return evaluate(config, ranked=chain.ranked, output=output, resources=ONE)
+
+
+def predictions(artifact: Artifact, variant: str) -> list[dict[str, Any]]:
+    names = [n for n in shard_names(artifact.path) if n.startswith(f"{variant}/")]
+    return [row for n in names for row in read_shard(f"{artifact.path}/{n}").to_pylist()]
+
+
+def eval_rows(chain: Chain) -> list[dict[str, Any]]:
+    tables = iter_tables(artifact_input(chain.ranked, "retrieve"))
+    return [row for t in tables for row in t.to_pylist() if row["split"] == "eval"]
+
+
+def test_each_variant_has_a_folder_with_every_question(evaluated: Artifact, chain: Chain) -> None:
+    asked = [row["id"] for row in eval_rows(chain)]
+    assert len(asked) == 12
+    for variant in variants_of(chain):
+        assert [row["id"] for row in predictions(evaluated, variant.name)] == asked
+    folders = {name.split("/")[0] for name in shard_names(evaluated.path)}
+    assert folders == {variant.name for variant in variants_of(chain)}
+    assert evaluated.rows == evaluated.metrics["num_questions"] == 12
+
+
+def test_metrics_are_the_means_of_the_rows(evaluated: Artifact, chain: Chain) -> None:
+    found = evaluated.metrics["variants"]
+    assert list(found) == [variant.name for variant in variants_of(chain)]
+    for name, values in found.items():
+        rows = predictions(evaluated, name)
+        assert set(values) == set(METRICS)
+        for metric, cell in values.items():
+            assert cell["value"] == pytest.approx(np.mean([row[metric] for row in rows]))
+            assert cell["low"] <= cell["value"] <= cell["high"]
+    assert found["replug"]["nll"]["low"] < found["replug"]["nll"]["high"]
+    assert evaluated.metrics["tasks"]["tiny"] == found
+
+
+def test_contrasts_are_paired_differences(evaluated: Artifact) -> None:
+    contrasts = evaluated.metrics["contrasts"]
+    assert list(contrasts) == ["replug-minus-closed-book", "replug-minus-mixed"]
+    means = evaluated.metrics["variants"]
+    cell = contrasts["replug-minus-closed-book"]["nll"]
+    difference = means["replug"]["nll"]["value"] - means["closed-book"]["nll"]["value"]
+    assert cell["diff"] == pytest.approx(difference)
+    assert cell["low"] <= cell["diff"] <= cell["high"]
+    # how the answer is decoded does not change how probable the gold one is
+    assert contrasts["replug-minus-mixed"]["nll"]["diff"] == pytest.approx(0, abs=1e-4)
+
+
+def test_rows_equal_answering_in_this_process(evaluated: Artifact, chain: Chain) -> None:
+    lm = CausalLM.load(chain.lm, precision="fp32")
+    rows = eval_rows(chain)
+    source = artifact_input(chain.ranked, "retrieve")
+    for variant in variants_of(chain):
+        shots = draw_shots(source, variant, EvaluateConfig())
+        assert len(shots) == variant.shots
+        here, _ = answer_batch(lm, rows, variant, t_r=T_R, shots=shots)
+        for a, b in zip(here, predictions(evaluated, variant.name), strict=True):
+            assert a["prediction"] == b["prediction"]
+            assert a["nll"] == pytest.approx(b["nll"], abs=1e-3)
+
+
+def test_shots_are_whole_demonstrations_of_train(chain: Chain) -> None:
+    source = artifact_input(chain.ranked, "retrieve")
+    train = {
+        row["question"]: row
+        for table in iter_tables(source)
+        for row in table.to_pylist()
+        if row["split"] == "train" and row["task"] == "tiny"
+    }
+    with_chunk = draw_shots(source, Variant(name="x", k=2, shots=3), EvaluateConfig())
+    bare = draw_shots(source, Variant(name="x", k=0, shots=3), EvaluateConfig())
+    other = draw_shots(source, Variant(name="x", k=0, shots=3), EvaluateConfig(seed=1))
+    assert bare != other
+    for long, short in zip(with_chunk, bare, strict=True):
+        question = short.removeprefix("Q: ").partition("\n")[0]
+        row = train[question]
+        assert short == f"Q: {question}\nA: {row['answers'][0]}\n\n"
+        assert long == f"Background: {row['titles'][0]} {row['texts'][0]}\n\n{short}"
+    with pytest.raises(InputError, match="wants 99 shots, 36 train examples are there"):
+        draw_shots(source, Variant(name="x", shots=99), EvaluateConfig())
+
+
+def test_a_rerun_with_moved_models_reuses(
+    evaluated: Artifact, chain: Chain, tmp_path: Path
+) -> None:
+    """Identity is what the LM's folder holds, not where it lies."""
+    for name in storage.list_files(chain.lm):
+        storage.write_bytes(f"{tmp_path}/lm/{name}", Path(chain.lm, name).read_bytes())
+    manifest = read_manifest(evaluated.path)
+    assert manifest is not None
+    config = EvaluateConfig(
+        variants=tuple(
+            Variant(**{**_fields(variant), "lm": f"{tmp_path}/lm"})
+            for variant in variants_of(chain)
+        ),
+        contrasts=("replug-minus-closed-book", "replug-minus-mixed"),
+        bootstrap=200,
+        precision="fp32",
+    )
+    stamp = Path(evaluated.path, "manifest.json").stat().st_mtime_ns
+    again = evaluate(config, ranked=chain.ranked, output=evaluated.path, resources=ONE)
+    assert again == evaluated
+    assert Path(evaluated.path, "manifest.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"contrasts": ("a-minus-b",)}, "contrast 'a-minus-b', expected A-minus-B"),
+        ({"variants": (Variant(), Variant())}, "all different"),
+        ({"split": "evla"}, "evla"),
+        ({"variants": (Variant(ensemble="answer"),)}, r"unknown ensemble 'answer'.*answers"),
+        ({"variants": (Variant(template="Qa"),)}, "template"),
+    ],
+)
+def test_bad_configs_are_refused(
+    chain: Chain, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    output = str(tmp_path / "out")
+    config = EvaluateConfig(**{"variants": (Variant(k=2),), **changes})
+    filled = tuple(Variant(**{**_fields(v), "lm": chain.lm}) for v in config.variants)
+    config = EvaluateConfig(**{**_fields(config), "variants": filled})
+    with pytest.raises(InputError, match=message) as found:
+        evaluate(config, ranked=chain.ranked, output=output, resources=ONE)
+    assert "\n" not in str(found.value)
+    assert read_manifest(output) is None
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}

@@ -1,0 +1,97 @@
+"""Contract: kill -9 at any moment, the same call again: what was committed is not done again, and
+the result is that of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+from conftest import Chain
+from killing import killed
+from tiny import documents, write_jsonl
+
+from radit_ray.data import storage
+from radit_ray.data.artifacts import read_manifest
+from radit_ray.engines.resources import Resources
+from radit_ray.stages.chunk import ChunkConfig, chunk
+from radit_ray.stages.embed import EmbedConfig, EmbedWorker, embed
+from radit_ray.stages.score import ScoreConfig, score
+
+pytestmark = pytest.mark.ray
+ONE = Resources(num_workers=1)
+NUM_SHARDS = 30
+
+
+def committed(output: str) -> list[str]:
+    """Shards with a sidecar."""
+    return storage.list_files(f"{output}/committed")
+
+
+def test_a_killed_embed_redoes_no_committed_shard(chain: Chain, tmp_path: Path) -> None:
+    words = " ".join(document["text"] for document in documents()[:6])
+    rows = [
+        {"id": str(number), "title": f"t{number}", "text": f"{number} {words}"}
+        for number in range(NUM_SHARDS * 120)
+    ]
+    corpus = write_jsonl(tmp_path / "docs.jsonl", rows)
+    chunks = str(tmp_path / "chunks")
+    chunk(ChunkConfig(docs_per_shard=120), corpus=corpus, output=chunks, resources=ONE)
+    config = EmbedConfig(retriever=chain.retriever, precision="fp32")
+    output = str(tmp_path / "embed")
+    code = (
+        "from radit_ray.engines.resources import Resources\n"
+        "from radit_ray.stages.embed import EmbedConfig, embed\n"
+        f"embed({config!r}, chunks={chunks!r}, output={output!r}, resources={ONE!r})\n"
+    )
+    killed(code, lambda: len(committed(output)) >= 2)
+    before = committed(output)
+    assert 2 <= len(before) < NUM_SHARDS
+    assert read_manifest(output) is None
+    names = [name.removesuffix(".json") for name in before]
+    stamps = {name: Path(output, name).stat().st_mtime_ns for name in names}
+    torn = names.pop()
+    Path(output, torn).write_bytes(Path(output, torn).read_bytes()[:100])
+    artifact = embed(config, chunks=chunks, output=output, resources=ONE)
+    assert artifact.rows == NUM_SHARDS * 120
+    for name in names:
+        assert Path(output, name).stat().st_mtime_ns == stamps[name]
+    manifest = read_manifest(output)
+    assert manifest is not None
+    # three of the shards again in this process: one from before the kill, the torn one, a later one
+    worker = EmbedWorker(
+        config=config,
+        chunks=chunks,
+        output=str(tmp_path / "again"),
+        device="cpu",
+        batch_tokens=ONE.batch_tokens,
+    )
+    hashes = {file["name"]: file["sha256"] for file in manifest["files"]}
+    assert len(hashes) == NUM_SHARDS
+    for name in (names[0], torn, max(hashes)):
+        assert worker({"name": name})["sha256"] == hashes[name]
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments(chain: Chain, tmp_path: Path) -> None:
+    """Score, killed again and again, wherever it stands, until it comes through."""
+    config = dataclasses.replace(ScoreConfig(lm=chain.lm, corpus_share=0.4), precision="fp32")
+    output = str(tmp_path / "score")
+    code = (
+        "from radit_ray.engines.resources import Resources\n"
+        "from radit_ray.stages.score import ScoreConfig, score\n"
+        f"score({config!r}, ranked={chain.ranked!r}, output={output!r}, resources={ONE!r})\n"
+        "import time; time.sleep(60)\n"
+    )
+    chance = random.Random(0)
+    for _ in range(3):
+        moments = iter(range(chance.randrange(500, 4000)))
+        killed(code, lambda moments=moments: next(moments, None) is None)
+    artifact = score(config, ranked=chain.ranked, output=output, resources=ONE)
+    expected, found = read_manifest(chain.scored), read_manifest(artifact.path)
+    assert expected is not None
+    assert found is not None
+    assert found["files"] == expected["files"]
+    assert found["metrics"] == expected["metrics"]

@@ -1,0 +1,106 @@
+"""Contract of recipes: complete typed configs with the paper's values as defaults, changed by
+dotted names, refused by name and type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+
+import pytest
+
+from radit_ray.core.errors import InputError
+from radit_ray.recipes import RECIPES, flatten, override, own, paper, paper_literal, recipe_named
+from radit_ray.runs import Run
+
+
+def test_paper_has_the_papers_values() -> None:
+    """Tables 8 and 9, sections 2 and 3 of arXiv 2310.01352, at 7B."""
+    recipe = paper()
+    assert recipe.retriever == "dragon-plus"
+    assert (recipe.k_infer, recipe.retrieve.k, recipe.lm_ft.k_train) == (10, 10, 3)
+    tuning = recipe.lm_ft
+    assert (tuning.steps, tuning.batch_size, tuning.seq_len) == (500, 64, 2048)
+    assert (tuning.lr, tuning.end_lr, tuning.warmup) == (1e-5, 1e-7, 200)
+    assert recipe.chunk.max_words == 200
+    assert recipe.score.corpus_share == 0.95
+    assert recipe.retrieve.corpus_examples == 900_000
+    assert recipe.r_ft.lr == 1e-5
+    literal = paper_literal()
+    assert (literal.r_ft.answer_score, literal.r_ft.direction) == ("prob", "r_to_lsr")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_complete_and_a_record(name: str, tmp_path: object) -> None:
+    recipe = recipe_named(name)
+    assert recipe.name == name
+    assert json.loads(json.dumps(dataclasses.asdict(recipe)))["name"] == name
+    filled = dataclasses.replace(recipe, lm="lm", retriever="r", corpus="c", examples="e")
+    run = Run(filled, str(tmp_path))  # checks that sizes and variants agree
+    assert run.needed == set(recipe.variants)
+
+
+def test_dotted_names_change_one_field() -> None:
+    changes = {
+        "lm_ft.lr": "2e-5",
+        "k-infer": 3,
+        "variants": "radit, replug",
+        "resources.packing": "true",
+        "lm_ft.shares.corpus": "0.2",
+        "lm_ft.shares": "{'oasst1': 0.1}",
+    }
+    recipe = override(own(), changes)
+    assert recipe.lm_ft.lr == 2e-5
+    assert recipe.k_infer == 3
+    assert recipe.variants == ("radit", "replug")
+    assert recipe.resources.packing is True
+    assert recipe.lm_ft.shares == {"oasst1": 0.1}
+    one = override(own(), {"lm_ft.shares.corpus": "0.2"}).lm_ft.shares
+    assert one == {**own().lm_ft.shares, "corpus": 0.2}
+    assert override(own(), {}) == own()
+
+
+def test_a_toml_file_says_the_same() -> None:
+    table = tomllib.loads("k-infer = 3\n[lm-ft]\nlr = 2e-5\nsteps = 7\n[lm-ft.shares]\na = 0.5\n")
+    recipe = override(own(), flatten(table))
+    assert (recipe.k_infer, recipe.lm_ft.lr, recipe.lm_ft.steps) == (3, 2e-5, 7)
+    assert recipe.lm_ft.shares["a"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lm_ft.lrr": 1}, r"unknown field 'lm_ft.lrr': LmFtConfig has no 'lrr'.*lr"),
+        ({"lmft.lr": 1}, r"Recipe has no 'lmft'.*lm_ft"),
+        ({"lm_ft": 1}, "group of fields"),
+        ({"k_infer.x": 1}, "plain value"),
+        ({"k_infer": "many"}, "k_infer='many', expected a value of type int"),
+        ({"k_infer": 2.5}, "k_infer=2.5, expected a value of type int"),
+        ({"lm_ft.lr": "quick"}, r"lm_ft\.lr='quick', expected a value of type float"),
+        ({"resources.packing": "yes"}, r"expected a value of type bool"),
+        ({"lm_ft.shares": "nothing"}, "dict"),
+    ],
+)
+def test_wrong_fields_and_types_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as found:
+        override(own(), changes)
+    assert "\n" not in str(found.value)
+
+
+def test_contradictions_are_found_before_any_work(tmp_path: object) -> None:
+    filled = {"lm": "lm", "retriever": "r", "corpus": "c"}
+    for changes, message in (
+        ({"k_infer": 11}, "must not exceed retrieve.k=10"),
+        ({"cycles": -1}, "cycles=-1"),
+        ({"cycle_init": "last"}, "cycle_init='last'"),
+        ({"variants": ("raddit",)}, "unknown variant 'raddit'.*radit"),
+        ({"lm": ""}, "needs --lm"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Run(own(**{**filled, **changes}), str(tmp_path))
+
+
+def test_unknown_recipes_suggest_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"unknown recipe 'squad-open'.*squad_open"):
+        recipe_named("squad-open")
