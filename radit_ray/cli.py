@@ -248,18 +248,18 @@ def _run(arguments: Sequence[str]) -> None:
         recipe = _demo_inputs(recipe, output)
     if recipe.name == "squad_open" and not (recipe.corpus and recipe.examples):
         recipe = _squad_inputs(recipe)
-    if recipe.name == "own" and not recipe.examples:
-        print(
-            "radit: no --examples: R-ft runs on the corpus alone; LM-ft and the evaluation need "
-            "questions with answers",
-            file=sys.stderr,
-        )
     from radit_ray.engines.connect import connect
     from radit_ray.pipeline import pipeline
     from radit_ray.report.table import render
     from radit_ray.runs import Run
 
     run = Run(recipe, output)
+    if recipe.name == "own" and not recipe.examples:
+        print(
+            "radit: no --examples: R-ft runs on the corpus alone; LM-ft and the evaluation need "
+            "questions with answers",
+            file=sys.stderr,
+        )
     started = time.perf_counter()
     connect(num_cpus=args.num_cpus or None)
     results = pipeline(recipe, run)

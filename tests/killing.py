@@ -28,15 +28,17 @@ def killed(code: str, when: Callable[[], bool], *, seconds: float = 180) -> None
         stderr=subprocess.DEVNULL,
     )
     family = [psutil.Process(driver.pid)]
-    end = time.monotonic() + seconds
+    end, look = time.monotonic() + seconds, 0.0
     try:
         while not when():
             assert driver.poll() is None, f"the driver ended with {driver.returncode} before that"
             assert time.monotonic() < end, f"nothing to kill after {seconds:g} s"
             # known before the moment comes: workers run on for a while after their driver is gone
-            with contextlib.suppress(psutil.Error):
-                family = [family[0], *family[0].children(recursive=True)]
-            time.sleep(0.002)
+            if time.monotonic() > look:
+                with contextlib.suppress(psutil.Error):
+                    family = [family[0], *family[0].children(recursive=True)]
+                look = time.monotonic() + 0.3
+            time.sleep(0.004)
     finally:
         for process in family:
             with contextlib.suppress(psutil.Error):

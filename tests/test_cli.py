@@ -232,7 +232,11 @@ def test_a_full_disk_is_one_line(
         ("retrieve --index {chunks} --retriever {retriever}", "made by `chunk`.*`index`"),
         ("retrieve --index {root}/none --retriever {retriever}", "does not exist.*radit index"),
         ("embed --chunks {chunks}", "no retriever given.*--retriever"),
-        ("embed --chunks {chunks} --retriever no/such-model-here", "no/such-model-here.*reachable"),
+        ("embed --chunks {chunks} --retriever no/such-thing", "no/such-thing.*name one by preset"),
+        (
+            "embed --chunks {chunks} --retriever no/such-thing --preset e5",
+            "no/such-thing.*reachable",
+        ),
         ("embed --chunks {chunks} --retriever {retriever} --preset dragon", "dragon.*dragon-plus"),
         ("embed --chunks {chunks} --retriever {retriever} --precision bf61", "bf61.*bf16"),
         ("index --embeddings {embeddings} --kind ivfp", "ivfp.*ivfpq"),

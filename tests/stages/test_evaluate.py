@@ -79,7 +79,10 @@ def test_metrics_are_the_means_of_the_rows(evaluated: Artifact, chain: Chain) ->
     assert list(found) == [variant.name for variant in variants_of(chain)]
     for name, values in found.items():
         rows = predictions(evaluated, name)
-        assert set(values) == set(METRICS)
+        shown = (
+            METRICS[:3] if name == "closed-book" else METRICS
+        )  # nothing shown, nothing to recall
+        assert set(values) == set(shown)
         for metric, cell in values.items():
             assert cell["value"] == pytest.approx(np.mean([row[metric] for row in rows]))
             assert cell["low"] <= cell["value"] <= cell["high"]

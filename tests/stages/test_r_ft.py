@@ -186,8 +186,10 @@ def test_two_workers_equal_one(tuned: Artifact, chain: Chain, tmp_path: Path) ->
     )
     a, b = (load_file(f"{x.path}/query_encoder/model.safetensors") for x in (artifact, tuned))
     assert artifact.metrics["best_step"] == tuned.metrics["best_step"]
-    # fp32 sums in another order over some 40 AdamW steps of at most 2e-3
-    assert max(float((a[name].float() - b[name].float()).abs().max()) for name in a) < 1e-3
+    # fp32 sums in another order; a key's bias moves no softmax: its gradient is rounding alone,
+    # which AdamW scales up to whole steps
+    compared = [name for name in a if not name.endswith("key.bias")]
+    assert max(float((a[name].float() - b[name].float()).abs().max()) for name in compared) < 1e-5
     texts = [row["query"] for row in train_rows(chain)]
     vectors = [
         SentenceTransformer(f"{x.path}/query_encoder", device="cpu").encode(
@@ -195,7 +197,7 @@ def test_two_workers_equal_one(tuned: Artifact, chain: Chain, tmp_path: Path) ->
         )
         for x in (artifact, tuned)
     ]
-    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-3)
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
 
 
 def test_every_epoch_sees_every_row_once(chain: Chain, tmp_path: Path) -> None:
