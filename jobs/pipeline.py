@@ -38,14 +38,14 @@ def pipeline(recipe: Recipe, run: Run) -> dict[str, Any]:
         # and its control, the same tuning without chunks.
         if recipe.examples:
             cycle.lm = run.stage(lm_ft, cycle.lm_ft(), ranked=cycle.ranked)
-            if "it" in run.needed and cycle.number == 0:
+            if run.needed & {"it", "it-retrieval"} and cycle.number == 0:
                 run.it = run.stage(lm_ft, run.instruction_tuning(), ranked=ranked, name="it")
         # R-ft: which chunks did the LM prefer? (section 2.3, Eq. 4 and 5). Supervised by the pair
         # that made the data.
         scored = run.stage(score, cycle.score(), ranked=cycle.ranked)
         cycle.retriever = run.stage(r_ft, cycle.r_ft(), scored=scored, embeddings=embeddings)
         # What the tuned query encoder finds: for evaluation, and for the data of the next cycle.
-        if recipe.examples:
+        if recipe.examples or cycle.more:
             cycle.reranked = run.stage(
                 retrieve,
                 cycle.retrieve(),

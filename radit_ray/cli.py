@@ -244,6 +244,13 @@ def _run(arguments: Sequence[str]) -> None:
     output = args.output or ("runs/demo" if recipe.name == "demo" else "")
     if not output:
         raise InputError("no --output given; expected a folder for the run")
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not (
+        os.path.isabs(output) or "://" in output
+    ):
+        raise InputError(
+            f"--output {output} inside a Ray job lies in a folder that goes with the job; give an "
+            "absolute path or a URI that all nodes see"
+        )
     if recipe.name == "demo" and not recipe.corpus:
         recipe = _demo_inputs(recipe, output)
     if recipe.name == "squad_open" and not (recipe.corpus and recipe.examples):
@@ -312,8 +319,9 @@ def _changed(recipe: Any, args: RunArgs) -> Any:
     if args.cycles is not None:
         changes["cycles"] = args.cycles
     if args.limit:
+        changes["retrieve.limit"] = args.limit
         corpus_examples = min(recipe.retrieve.corpus_examples, args.limit)
-        changes |= {"retrieve.limit": args.limit, "retrieve.corpus_examples": corpus_examples}
+        changes.setdefault("retrieve.corpus_examples", corpus_examples)
     for pair in args.set:
         name, separator, value = pair.partition("=")
         if not separator:
@@ -356,23 +364,21 @@ def _ask(arguments: Sequence[str]) -> None:
     """`radit ask RUN "question"`: the answer, its chunks with p_R, and what each chunk alone would
     have answered.
     """
-    if len(arguments) < 2 or arguments[0] in ("-h", "--help"):
-        print('usage: radit ask RUN "question" [--variant radit] [--json]')
-        if arguments and arguments[0] in ("-h", "--help"):
-            return
-        raise InputError("radit ask needs a run folder and a question")
+    import tyro
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class AskArgs:
-        """Options of `radit ask`."""
+        """A question to a finished run."""
 
+        run: tyro.conf.Positional[str]  # folder of the run
+        question: tyro.conf.Positional[str]  # in quotes
         variant: str = "radit"  # a variant of the run
         json: bool = False  # print the prediction row
 
-    args = _parse(AskArgs, arguments[2:], "radit ask")
+    args = _parse(AskArgs, arguments, "radit ask")
     from radit_ray.engines.asking import ask
 
-    prediction = ask(arguments[0], arguments[1], variant=args.variant)
+    prediction = ask(args.run, args.question, variant=args.variant)
     if args.json:
         print(json.dumps(prediction))
         return

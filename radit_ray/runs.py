@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +29,18 @@ from radit_ray.stages.retrieve import RetrieveConfig
 from radit_ray.stages.score import ScoreConfig
 
 VARIANTS = ("closed-book", "replug", "replug-5shot", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
+FILLED = {  # fields of a stage that a run decides, and what to set instead
+    "lm_ft.lm": "lm",
+    "lm_ft.background": "variants",
+    "embed.retriever": "retriever",
+    "embed.preset": "preset",
+    "retrieve.retriever": "retriever",
+    "retrieve.preset": "preset",
+    "r_ft.retriever": "retriever",
+    "r_ft.preset": "preset",
+    "evaluate.variants": "variants",
+    "evaluate.contrasts": "contrasts",
+}
 PURPOSES = {
     "chunk": "cut the corpus into chunks",
     "embed": "a vector for every chunk, by the base retriever",
@@ -57,7 +68,6 @@ class Run:
         self.ranked = ""
         self.t_r = recipe.t_r
         self.done: list[Cycle] = []
-        self.started = time.perf_counter()
 
     def stage(
         self, function: Callable[..., Artifact], config: Any, *, name: str = "", **inputs: str
@@ -133,12 +143,13 @@ class Run:
             manifest = read_manifest(evaluated)
             assert manifest is not None
             metrics = manifest["metrics"]
+        stages = self._stages()
         results = {
             "recipe": self.recipe.name,
             **metrics,
             "seeds": [self.recipe.lm_ft.seed],
-            "wall_s": time.perf_counter() - self.started,
-            "stages": self._stages(),
+            "wall_s": sum(stage["cost"]["wall_s"] for stage in stages.values()),
+            "stages": stages,
             "environment": environment(),
         }
         storage.write_json(storage.join(self.folder, "results.json"), results)
@@ -183,24 +194,27 @@ class Run:
         """
         tuned = next((c for c in self.done if variant.ranked == c.reranked), None)
         encoder = f"{tuned.retriever}/query_encoder" if tuned else self.recipe.retriever
+        ranked = read_manifest(variant.ranked)
+        assert ranked is not None
+        fields = (
+            "template",
+            "k",
+            "ensemble",
+            "shots",
+            "scoring",
+            "max_new_tokens",
+            "max_answers",
+            "eos_token",
+        )
         return {
-            "lm": self._relative(variant.lm),
-            "query_encoder": self._relative(encoder),
+            "lm": self._relative(storage.absolute(variant.lm)),
+            "query_encoder": self._relative(storage.absolute(encoder)),
+            "preset": ranked["config"]["preset"],
             "index": self._relative(self.index),
+            "nprobe": self.recipe.retrieve.nprobe,
             "ranked": self._relative(variant.ranked),
-            **{
-                k: getattr(variant, k)
-                for k in (
-                    "template",
-                    "k",
-                    "t_r",
-                    "ensemble",
-                    "shots",
-                    "max_new_tokens",
-                    "max_answers",
-                    "eos_token",
-                )
-            },
+            "t_r": variant.t_r or ranked["metrics"]["t_r"],
+            **{name: getattr(variant, name) for name in fields},
         }
 
     def _relative(self, path: str) -> str:
@@ -246,14 +260,23 @@ class Cycle:
     retriever: str = ""
     reranked: str = ""
 
+    @property
+    def more(self) -> bool:
+        """Whether another cycle follows."""
+        return self.number + 1 < self.run.recipe.cycles
+
     def lm_ft(self) -> LmFtConfig:
         """LM-ft from the base weights, or with cycle_init="previous" from the last cycle's."""
         return dataclasses.replace(self.run.recipe.lm_ft, lm=self._start_lm())
 
     def score(self) -> ScoreConfig:
-        """The frozen judge: the base LM first, then the LM of the last pair."""
-        lm = f"{self.last.lm}/model" if self.last and self.last.lm else self.run.recipe.lm
+        """The frozen judge: `score.lm` if given (the paper's is larger), else the base LM first,
+        then the LM of the last pair.
+        """
         recipe = self.run.recipe
+        lm = recipe.score.lm or recipe.lm
+        if self.last and self.last.lm and not recipe.score.lm:
+            lm = f"{self.last.lm}/model"
         return dataclasses.replace(
             recipe.score, lm=lm, eos_token=recipe.score.eos_token or recipe.lm_ft.eos_token
         )
@@ -274,8 +297,7 @@ class Cycle:
         trains on them.
         """
         recipe = self.run.recipe
-        more = self.number + 1 < recipe.cycles
-        corpus_examples = recipe.retrieve.corpus_examples if more else 0
+        corpus_examples = recipe.retrieve.corpus_examples if self.more else 0
         retriever = f"{self.retriever}/retriever"
         return dataclasses.replace(
             recipe.retrieve, retriever=retriever, preset="auto", corpus_examples=corpus_examples
@@ -294,6 +316,24 @@ def _check(recipe: Recipe) -> None:
     for name in recipe.variants:
         if name not in VARIANTS:
             raise InputError(f"unknown variant {name!r}{nearest(name, VARIANTS)}")
+    for contrast in recipe.contrasts:
+        for side in contrast.split("-minus-"):
+            if side not in VARIANTS or "-minus-" not in contrast:
+                raise InputError(
+                    f"contrast {contrast!r}, expected A-minus-B with A and B of: "
+                    f"{', '.join(VARIANTS)}"
+                )
+    for field, instead in FILLED.items():
+        stage, _, name = field.partition(".")
+        config = getattr(recipe, stage)
+        plain = {f.name: f for f in dataclasses.fields(config)}[name].default
+        if getattr(config, name) != plain:
+            raise InputError(f"{field} is filled in by a run; set {instead} instead")
+    if recipe.lm_ft.lora_export == "adapter":
+        raise InputError(
+            "lm_ft.lora_export='adapter': a run evaluates the tuned LM, which must be whole; use "
+            "'merged' here and `radit lm-ft` by itself for an adapter"
+        )
     if recipe.cycle_init not in ("base", "previous"):
         raise InputError(
             f"cycle_init={recipe.cycle_init!r}{nearest(recipe.cycle_init, ['base', 'previous'])}"
@@ -303,8 +343,7 @@ def _check(recipe: Recipe) -> None:
     if max(recipe.k_infer, recipe.lm_ft.k_train) > recipe.retrieve.k:
         raise InputError(
             f"k_infer={recipe.k_infer} and lm_ft.k_train={recipe.lm_ft.k_train} must not exceed "
-            f"retrieve.k={recipe.retrieve.k}; "
-            "raise retrieve.k"
+            f"retrieve.k={recipe.retrieve.k}; raise retrieve.k"
         )
     for name in ("lm", "retriever", "corpus"):
         if not getattr(recipe, name):

@@ -18,10 +18,12 @@ import dataclasses
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -132,8 +134,12 @@ def artifact_input(path: str, stage: str) -> Input:
 
 
 def file_input(files: Sequence[str], spec: str) -> Input:
-    """Raw files as an input: the fingerprint hashes names and contents, in order."""
-    listed = [[os.path.basename(name), storage.sha256_of(name)] for name in files]
+    """Raw files as an input: the fingerprint hashes names below their common folder and
+    contents, in order."""
+    folders = [name.split("/")[:-1] for name in files]
+    shared = itertools.takewhile(lambda steps: len(set(steps)) == 1, zip(*folders, strict=False))
+    depth = len(list(shared))
+    listed = [["/".join(name.split("/")[depth:]), storage.sha256_of(name)] for name in files]
     return Input(path=spec, fingerprint=fingerprint_of(listed))
 
 
@@ -314,7 +320,19 @@ class Work(Generic[ConfigT]):
                     "inputs": {k: dataclasses.asdict(v) for k, v in inputs.items()},
                 }
                 storage.write_json(storage.join(output, "identity.json"), record)
-            yield work
+            try:
+                yield work
+            except InputError:
+                work._withdraw()
+                raise
+
+    def _withdraw(self) -> None:
+        """Frees the folder after a refused input where no work was done yet, so that the corrected
+        call may use it.
+        """
+        done = any(name.startswith(SCRATCH) for name in storage.list_files(self.output))
+        if self.done is None and not done:
+            storage.remove(storage.join(self.output, "identity.json"))
 
     def _drop_scratch(self) -> None:
         for name in SCRATCH:
@@ -344,6 +362,7 @@ class Work(Generic[ConfigT]):
         metrics: dict[str, Any],
         rows: int | None = None,
         cost: Mapping[str, float] | None = None,
+        resources: Any = None,
     ) -> Artifact:
         """Writes the manifest from the committed shards and every other file, then drops the
         sidecars and a training's resume state: in this order, so that a kill in between costs
@@ -379,6 +398,7 @@ class Work(Generic[ConfigT]):
             "rows": rows,
             "metrics": metrics,
             "cost": total,
+            "resources": None if resources is None else dataclasses.asdict(resources),
             "files": files,
             "versions": versions(),
         }
@@ -442,7 +462,12 @@ def _lock(output: str) -> Iterator[None]:
             f"{output} cannot be written ({error.strerror}); choose another --output"
         ) from None
     with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"radit: another process works on {output}; waiting for it", file=sys.stderr)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        storage.remove_temporary(folder)  # what a killed write left
         try:
             yield
         finally:

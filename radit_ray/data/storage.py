@@ -132,7 +132,19 @@ def list_files(path: str) -> list[str]:
     else:
         fs, base = url_to_fs(path)
         names = [name[len(base.rstrip("/")) + 1 :] for name in fs.find(base)]
-    return sorted(name for name in names if not name.endswith(".tmp"))
+    return sorted(name for name in names if not _is_temporary(name))
+
+
+def remove_temporary(path: str) -> None:
+    """Removes what killed writes left below a local folder; only for whoever holds its lock."""
+    for folder, _, files in os.walk(local(path)):
+        for name in filter(_is_temporary, files):
+            os.unlink(os.path.join(folder, name))
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether any part of a name is one that `atomic_file` (or a writer inside it) made up."""
+    return any(part.startswith(".") and ".tmp" in part for part in name.split("/"))
 
 
 def list_folders(path: str) -> list[str]:

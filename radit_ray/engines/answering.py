@@ -138,7 +138,10 @@ def answer_batch(
     """(prediction rows in order, LM tokens computed). `t_r` must be resolved; `shots` are whole
     demonstrations.
     """
-    fitted = [_fit(lm, row, variant, shots) for row in rows]
+    golds = [gold_ids(lm, row, variant.template) for row in rows]
+    fitted = [
+        fit_prompts(lm, row, variant, ids, shots) for row, ids in zip(rows, golds, strict=True)
+    ]
     weights = [
         weights_of(row, variant, t_r, len(f[0])) for row, f in zip(rows, fitted, strict=True)
     ]
@@ -161,7 +164,7 @@ def answer_batch(
         tokens += used
         for i, result in zip(numbers, found, strict=True):
             results[i] = result
-    gold, used = gold_logprobs(lm, rows, [f[0] for f in fitted], variant.template, batch_tokens)
+    gold, used = gold_logprobs(lm, golds, [f[0] for f in fitted], batch_tokens)
     tokens += used
     predictions = [
         _prediction(row, result, weight_K, gold_K, truncated, variant.k, t_r)
@@ -173,36 +176,33 @@ def answer_batch(
 
 
 def gold_logprobs(
-    lm: CausalLM, rows: list[Row], prompts: list[list[list[int]]], template: str, batch_tokens: int
+    lm: CausalLM, golds: list[list[int]], prompts: list[list[list[int]]], batch_tokens: int
 ) -> tuple[list[np.ndarray], int]:
-    """log p_LM(gold answer | prompt) for each prompt of each row (nats, summed over tokens, no
-    EOS), and tokens computed.
+    """log p_LM(gold answer | prompt) for each prompt of each row (nats, summed over tokens), and
+    tokens computed. A row's answer is the same ids under each of its prompts.
     """
-    flat, answers = [], []
-    for row, row_prompts in zip(rows, prompts, strict=True):
-        ids = gold_ids(lm, row, template)
-        for prompt in row_prompts:
-            flat.append(prompt)
-            answers.append(ids[: max(1, lm.context_length - len(prompt))])
+    flat = [prompt for row_prompts in prompts for prompt in row_prompts]
+    answers = [ids for ids, row_prompts in zip(golds, prompts, strict=True) for _ in row_prompts]
     logprobs = lm.answer_logprobs(flat, answers, batch_tokens=batch_tokens)
     return _split(logprobs, [len(p) for p in prompts]), lm.last_num_tokens
 
 
 def gold_ids(lm: CausalLM, row: Row, template: str) -> list[int]:
-    """The y whose probability counts: token ids of the first gold answer, or of the right option;
-    without EOS.
+    """The y whose probability counts: token ids of the first gold answer, or of the right option,
+    without EOS; cut to half the context, so that every prompt of the row leaves room for all of it.
     """
-    return lm.answer_ids(gold_answer(row, resolve_template(row, template)))
+    ids = lm.answer_ids(gold_answer(row, resolve_template(row, template)))
+    return ids[: max(1, lm.context_length // 2)]
 
 
-def _fit(
-    lm: CausalLM, row: Row, variant: Variant, shots: Sequence[str]
+def fit_prompts(
+    lm: CausalLM, row: Row, variant: Variant, gold: list[int], shots: Sequence[str] = ()
 ) -> tuple[list[list[int]], int]:
-    """Token ids of a row's prompts, cut to the context with room for the answer; how many had to be
-    cut.
+    """Token ids of a row's prompts, cut to the context with room for the answer; how many were cut.
+
+    InputError names the example whose question alone does not fit.
     """
-    room = max(variant.max_new_tokens, len(gold_ids(lm, row, variant.template)))
-    room = min(room, lm.context_length // 2)
+    room = max(min(variant.max_new_tokens, lm.context_length // 2), len(gold))
     fitted = []
     for prompt in prompts_of(row, variant, shots):
         try:

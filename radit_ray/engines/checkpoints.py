@@ -31,6 +31,7 @@ class State:
     best: dict[str, Any] | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    tokens: int = 0  # of all workers' training passes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class Store:
                 **dataclasses.asdict(state),
                 "fingerprint": self.fingerprint,
                 "world": self.world,
+                "engine": engine.kind,
                 "files": files,
             }
             storage.write_json(os.path.join(local, "state.json"), record)
@@ -73,7 +75,7 @@ class Store:
         """
         for name in sorted(self._names(), reverse=True):
             path = storage.join(self.folder, name)
-            record = self._whole(path)
+            record = self._whole(path, engine.kind)
             if record is not None:
                 engine.load(storage.local_copy(path))
                 fields = {f.name for f in dataclasses.fields(State)}
@@ -109,16 +111,16 @@ class Store:
         }
         return sorted(found)
 
-    def _whole(self, path: str) -> dict[str, Any] | None:
+    def _whole(self, path: str, kind: str) -> dict[str, Any] | None:
         """The state record if the checkpoint is complete, of this identity and unchanged."""
         file = storage.join(path, "state.json")
         if not storage.exists(file):
             return None
         record = dict(storage.read_json(file))
-        if record["fingerprint"] != self.fingerprint or (
-            record["world"] != self.world and "model.safetensors" not in record["files"]
-        ):
-            return None
+        if record["fingerprint"] != self.fingerprint or record["engine"] != kind:
+            return None  # another training's, or written by DDP where now ZeRO runs
+        if kind != "ddp" and record["world"] != self.world:
+            return None  # DeepSpeed's shards fit the number of workers that wrote them
         for name, digest in record["files"].items():
             part = storage.join(path, name)
             if not storage.exists(part) or storage.sha256_of(part) != digest:

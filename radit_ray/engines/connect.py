@@ -12,8 +12,8 @@ import ray
 
 
 def connect(*, num_cpus: int | None = None) -> None:
-    """Joins the cluster of this job or of RAY_ADDRESS, else starts a private one on this machine,
-    quietly.
+    """Joins the cluster of this job or of RAY_ADDRESS ("auto": the one on this machine), else
+    starts a private one here, quietly.
 
     Inside `ray job submit` the address is in the environment. `num_cpus` only counts for a private
     cluster.
@@ -32,6 +32,7 @@ def connect(*, num_cpus: int | None = None) -> None:
 
 def _init(joined: bool, num_cpus: int | None) -> None:
     ray.init(
+        address=None if joined else "local",
         num_cpus=None if joined else num_cpus,
         include_dashboard=None if joined else False,
         logging_level=logging.WARNING,

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import ray
+
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Input, fingerprint_of, folder_fingerprint
+from radit_ray.engines.resources import Resources
 from radit_ray.models.precision import resolve_precision
-from radit_ray.models.presets import resolve_preset
+from radit_ray.models.presets import PRESETS, resolve_preset
 
 ConfigT = TypeVar("ConfigT")
 
@@ -60,7 +63,7 @@ def retriever_input(retriever: str, preset: str) -> Input:
             "--retriever"
         )
     retriever = storage.absolute(retriever)
-    found = resolve_preset(retriever, preset)
+    found = resolve_preset(local_model(retriever), preset)
     if "," in retriever:
         parts = [part.strip() for part in retriever.split(",")]
     elif storage.exists(retriever) or not found.query_model or retriever not in (found.name,):
@@ -76,11 +79,37 @@ def retriever_input(retriever: str, preset: str) -> Input:
     return Input(path=retriever, fingerprint=fingerprint)
 
 
-def resolved_precision(device: str) -> Callable[[ConfigT], ConfigT]:
-    """A `resolve` for `Work.open`: `precision = "auto"` becomes what this hardware does fast."""
+def local_model(name: str) -> str:
+    """What a model loader can open: URIs of a model, or of a pair of encoders, copied here."""
+    return ",".join(storage.local_copy(part) if "://" in part else part for part in name.split(","))
+
+
+def preset_name(retriever: str, preset: str) -> str:
+    """The preset that "auto" stands for, so that the identity of what it made does not depend on
+    the name of a folder; "auto" where the folder itself says how it works.
+    """
+    found = resolve_preset(local_model(retriever), preset).name
+    return found if found in PRESETS else "auto"
+
+
+def resolved_precision(resources: Resources) -> Callable[[ConfigT], ConfigT]:
+    """A `resolve` for `Work.open`: `precision = "auto"` becomes what the workers' hardware does
+    fast; a driver on a head node without GPU asks one of theirs.
+    """
 
     def resolve(config: ConfigT) -> ConfigT:
         values: Any = config
-        return dataclasses.replace(values, precision=resolve_precision(values.precision, device))  # type: ignore[no-any-return]
+        precision = resolve_precision(values.precision, "cpu")
+        if values.precision == "auto" and resources.gpus_per_worker:
+            there = ray.remote(num_cpus=0, num_gpus=resources.gpus_per_worker)(resolve_precision)
+            precision = ray.get(there.remote("auto", "cuda"))
+        return dataclasses.replace(values, precision=precision)  # type: ignore[no-any-return]
 
     return resolve
+
+
+def model_bytes(name: str) -> int:
+    """Bytes of the safetensors files of a local model folder; 0 where they cannot be seen."""
+    if not storage.is_local(name) or not Path(storage.local(name)).is_dir():
+        return 0
+    return sum(file.stat().st_size for file in Path(storage.local(name)).glob("*.safetensors"))

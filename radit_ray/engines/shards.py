@@ -8,6 +8,7 @@ is never done again.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
@@ -26,9 +27,9 @@ from radit_ray.core.errors import InputError
 from radit_ray.engines.resources import Resources
 
 
-def num_workers(resources: Resources, num_items: int) -> int:
-    """Actors to start: what was asked for, else what the cluster's CPUs and GPUs hold, and never
-    more than items.
+def num_workers(resources: Resources, num_items: int, *, worker_bytes: float = 0) -> int:
+    """Actors to start: what was asked for, else what the cluster's CPUs, GPUs and memory hold
+    (`worker_bytes` each), and never more than items.
 
     InputError where a single worker does not fit, since Ray would wait for it for ever.
     """
@@ -45,7 +46,29 @@ def num_workers(resources: Resources, num_items: int) -> int:
             "--resources.num-workers, "
             "--resources.cpus-per-worker or --resources.gpus-per-worker"
         )
+    if worker_bytes and not resources.gpus_per_worker:
+        fit = min(fit, max(1, math.floor(cluster.get("memory", math.inf) / worker_bytes)))
     return max(1, min(resources.num_workers or fit, num_items))
+
+
+def call(function: Callable[..., Any], *arguments: Any, resources: Resources) -> Any:
+    """Runs a function once in a task of its own, where the memory of its model goes with it; an
+    InputError or a full disk there is raised here as itself.
+    """
+    guarded = ray.remote(
+        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker or None
+    )(_call)
+    value, error = ray.get(guarded.remote(function, arguments))
+    if error is not None:
+        _raise_row(error)
+    return value
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    try:
+        return function(*arguments), None
+    except (InputError, OSError) as error:
+        return None, _as_row(error)
 
 
 def map_shards(
@@ -56,15 +79,20 @@ def map_shards(
     resources: Resources,
     label: str,
     unit: str,
+    gpu: bool = True,
+    worker_bytes: float = 0,
 ) -> list[dict[str, Any]]:
     """Runs `worker(**arguments)(item)` for each item on a Ray Data actor pool; returns their
     sidecars in any order.
 
-    An InputError, or a full disk, raised in a worker is raised here as itself.
+    `gpu=False` is for workers without a model. An InputError, or a full disk, raised in a worker is
+    raised here as itself.
     """
     if not items:
         return []
-    size = num_workers(resources, len(items))
+    if not gpu:
+        resources = dataclasses.replace(resources, gpus_per_worker=0.0)
+    size = num_workers(resources, len(items), worker_bytes=worker_bytes)
     pool = ray.data.from_items(items, override_num_blocks=len(items)).map(
         Guard,
         fn_constructor_kwargs={"worker": worker, "arguments": arguments},

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import resource
 import threading
 import time
 import uuid
@@ -58,6 +59,8 @@ class Task(Protocol):
     """What a stage trains. Every worker builds its own."""
 
     module: nn.Module  # its parameters with requires_grad are trained
+    num_tokens: int  # of this worker's training passes so far
+    flops_per_token: float  # forward and backward
 
     def batches(self, step: int, rank: int, world: int) -> list[Any]:
         """This worker's batches of one step, each small enough for one forward and backward
@@ -96,6 +99,7 @@ def fit(
     work: Work[Any],
     resources: Resources,
     label: str,
+    worker_bytes: float = 0,
 ) -> dict[str, Any]:
     """Trains on Ray Train and returns the result: best step, its dev metrics, history, cost;
     weights in `best_weights(work)`.
@@ -115,7 +119,12 @@ def fit(
     result_file = storage.join(folder, "result.json")
     if storage.exists(result_file):
         return dict(storage.read_json(result_file))
-    world = _world_size(loop, resources)
+    world = _world_size(loop, resources, worker_bytes)
+    if resources.zero_stage and not storage.is_local(work.output):
+        raise InputError(
+            f"zero_stage={resources.zero_stage} with output {work.output}: DeepSpeed's checkpoints "
+            "need a folder that all nodes share; use a path, or zero_stage 0"
+        )
     storage.remove(storage.join(folder, "error.json"))
     trainer = TorchTrainer(
         _worker,
@@ -147,11 +156,11 @@ def fit(
     return dict(storage.read_json(result_file))
 
 
-def _world_size(loop: Loop, resources: Resources) -> int:
+def _world_size(loop: Loop, resources: Resources, worker_bytes: float) -> int:
     """The workers asked for, which must divide the batch; by default as many as fit and divide
     it.
     """
-    fit = num_workers(resources, loop.batch_size)
+    fit = num_workers(resources, loop.batch_size, worker_bytes=worker_bytes)
     if resources.num_workers:
         if loop.batch_size % resources.num_workers:
             raise InputError(
@@ -191,10 +200,14 @@ def _train(
     engine = _engine(task.module, loop, resources, device)
     store = checkpoints.Store(folder=folder, fingerprint=fingerprint, rank=rank, world=world)
     state = store.restore(engine) or checkpoints.State(step=0)
-    started, seen = time.perf_counter(), state.seconds
+    started, seen, seen_tokens = time.perf_counter(), state.seconds, state.tokens
 
     def evaluate(step: int) -> None:
-        sums = _all_sum(task.dev_sums(rank, world), device, world)
+        if resources.zero_stage == 3:
+            # every pass gathers weights from all workers, who must make as many: each looks at all
+            sums = task.dev_sums(0, 1)
+        else:
+            sums = _all_sum(task.dev_sums(rank, world), device, world)
         metrics = task.dev_metrics(sums)
         state.history.append({"step": step, "dev": metrics})
         _check_select(loop.select_by, metrics)
@@ -226,13 +239,21 @@ def _train(
             evaluate(state.step)
         state.seconds = seen + time.perf_counter() - started
         if last or state.step % resources.checkpoint_every == 0:
+            tokens = _all_sum({"tokens": float(task.num_tokens)}, device, world)["tokens"]
+            state.tokens = seen_tokens + int(tokens)
             store.save(engine, state)
         if rank == 0:
             storage.write_json(
                 storage.join(folder, "progress.json"), {"step": state.step, "loss": loss}
             )
     if rank == 0:
-        cost = {"device_s": state.seconds * world, "num_workers": world}
+        cost = {
+            "device_s": state.seconds * world,
+            "tokens": state.tokens,
+            "flops": state.tokens * task.flops_per_token,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "num_workers": world,
+        }
         result = {"best": state.best, "history": state.history, "cost": cost}
         storage.write_json(storage.join(folder, "result.json"), result)
 
@@ -266,6 +287,8 @@ class DdpEngine:
     """fp32 master weights, autocast in bf16 where asked, AdamW; gradients summed over workers by
     DDP.
     """
+
+    kind = "ddp"
 
     def __init__(self, module: nn.Module, loop: Loop, device: torch.device) -> None:
         self.loop, self.device = loop, device

@@ -29,6 +29,7 @@ class ZeroEngine:
         import deepspeed
 
         self.loop, self.device, self.stage = loop, device, resources.zero_stage
+        self.kind = f"zero-{self.stage}"
         self.names = [n for n, p in module.named_parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             [p for p in module.parameters() if p.requires_grad],

@@ -92,10 +92,12 @@ class CausalLM:
         device: str = "cpu",
         eos_token: str = "",
         trust_remote_code: bool = False,
+        weights: bool = True,
     ) -> CausalLM:
         """Loads safetensors only, dropout off, on one device.
 
-        eos_token: used where the tokenizer has no EOS. Raises `InputError` in one line for a wrong
+        eos_token: used where the tokenizer has no EOS. weights: False loads tokenizer and config
+        only, for whoever fits prompts and runs nothing. Raises `InputError` in one line for a wrong
         path, pickled weights, a model that is no causal LM, or a tokenizer without any end token.
         """
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -113,15 +115,21 @@ class CausalLM:
                 config.is_decoder = True  # else attention would look ahead
             base_dropout = _dropout_off(config)
             base_dtype = getattr(config, "dtype", None) or torch_dtype(precision)
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=config,
-                dtype=torch_dtype(precision),
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-            )
+            if weights:
+                model = AutoModelForCausalLM.from_pretrained(
+                    path,
+                    config=config,
+                    dtype=torch_dtype(precision),
+                    use_safetensors=True,
+                    trust_remote_code=trust_remote_code,
+                ).to(device)
+            else:
+                with torch.device("meta"):  # shapes without memory
+                    model = AutoModelForCausalLM.from_config(
+                        config, trust_remote_code=trust_remote_code
+                    )
         dropout_off(model)
-        model.to(device).eval()
+        model.eval()
         lm = cls(
             name=path,
             model=model,
@@ -132,7 +140,7 @@ class CausalLM:
             bos_ids=_bos_ids(tokenizer),
             eos_id=(eos_id := _eos_id(tokenizer, config, eos_token, path)),
             pad_id=eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
-            logits_to_keep=_logits_to_keep_works(model, precision, eos_id),
+            logits_to_keep=weights and _logits_to_keep_works(model, precision, eos_id),
             base_dtype=base_dtype,
             base_dropout=base_dropout,
             newline_ids=_newline_ids(tokenizer),

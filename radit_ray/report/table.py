@@ -72,7 +72,7 @@ def page(results: Mapping[str, Any]) -> str:
             "",
             "Metrics: em and f1 with KILT's normalisation; nll of the first gold answer under "
             "the mixture, nats; recall of the",
-            "chunks used. Brackets: 95% bootstrap over groups of questions. `*`: 0 lies outside.",
+            "ranked list. Brackets: 95% bootstrap over groups of questions. `*`: 0 lies outside.",
             "",
             render(results, markdown=True),
             "",

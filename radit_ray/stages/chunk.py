@@ -83,7 +83,13 @@ def chunk(
             "committed": list(work.committed()),
         }
         results = map_shards(
-            ChunkWorker, arguments, items, resources=resources, label="chunk", unit="file"
+            ChunkWorker,
+            arguments,
+            items,
+            resources=resources,
+            label="chunk",
+            unit="file",
+            gpu=False,
         )
         committed = work.committed()
         if not sum(sidecar["rows"] for sidecar in committed.values()):
@@ -97,7 +103,7 @@ def chunk(
             "mean_words": sum(t["words"] for t in totals) / num_chunks,
             "num_bad_rows": sum(r["bad_rows"] for r in results),
         }
-        return work.finish(metrics=metrics)
+        return work.finish(resources=resources, metrics=metrics)
 
 
 class ChunkWorker:

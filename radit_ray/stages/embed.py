@@ -26,7 +26,12 @@ from radit_ray.data.artifacts import (
     read_shard,
     shard_names,
 )
-from radit_ray.engines.references import resolved_precision, retriever_input
+from radit_ray.engines.references import (
+    local_model,
+    preset_name,
+    resolved_precision,
+    retriever_input,
+)
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.dual_encoder import DualEncoder
@@ -57,8 +62,12 @@ def embed(
         "chunks": artifact_input(chunks, "chunk"),
         "retriever": retriever_input(config.retriever, config.preset),
     }
-    config = dataclasses.replace(config, retriever=inputs["retriever"].path)
-    resolve = resolved_precision(resources.device)
+    config = dataclasses.replace(
+        config,
+        retriever=inputs["retriever"].path,
+        preset=preset_name(config.retriever, config.preset),
+    )
+    resolve = resolved_precision(resources)
     with Work.open("embed", VERSION, config, inputs, output, resolve) as work:
         if work.done:
             return work.done
@@ -79,7 +88,7 @@ def embed(
             "dimension": int(sidecars[0]["stats"]["peak_dimension"]),
             "chunks_per_s": num_chunks / sum(s["stats"]["device_s"] for s in sidecars),
         }
-        return work.finish(metrics=metrics)
+        return work.finish(resources=resources, metrics=metrics)
 
 
 class EmbedWorker:
@@ -89,7 +98,10 @@ class EmbedWorker:
         self, *, config: EmbedConfig, chunks: str, output: str, device: str, batch_tokens: int
     ) -> None:
         self.encoder = DualEncoder.load(
-            config.retriever, preset=config.preset, precision=config.precision, device=device
+            local_model(config.retriever),
+            preset=config.preset,
+            precision=config.precision,
+            device=device,
         )
         self.chunks, self.output, self.batch_tokens = chunks, output, batch_tokens
         self.meter = Meter(flops_per_token=self.encoder.flops_per_token)

@@ -33,7 +33,7 @@ from radit_ray.data.artifacts import (
     shard_names,
 )
 from radit_ray.engines.answering import METRICS, PREDICTION, Variant, answer_batch, check_variant
-from radit_ray.engines.references import model_input, resolved_precision
+from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.causal_lm import CausalLM
@@ -84,7 +84,7 @@ def evaluate(
     inputs |= {f"lm/{name}": value for name, value in lm_of.items()}
     identity = dataclasses.replace(config, variants=plain)
     with Work.open(
-        "evaluate", VERSION, identity, inputs, output, resolved_precision(resources.device)
+        "evaluate", VERSION, identity, inputs, output, resolved_precision(resources)
     ) as work:
         if work.done:
             return work.done
@@ -96,10 +96,16 @@ def evaluate(
             "batch_tokens": resources.batch_tokens,
         }
         map_shards(
-            EvaluateWorker, arguments, items, resources=resources, label="evaluate", unit="part"
+            EvaluateWorker,
+            arguments,
+            items,
+            resources=resources,
+            label="evaluate",
+            unit="part",
+            worker_bytes=2.0 * max(model_bytes(lm.path) for lm in lm_of.values()) + 2**30,
         )
         metrics = measure(work.output, config)
-        return work.finish(metrics=metrics, rows=metrics["num_questions"])
+        return work.finish(resources=resources, metrics=metrics, rows=metrics["num_questions"])
 
 
 def _items(
@@ -195,19 +201,19 @@ class EvaluateWorker:
     def __init__(self, *, output: str, precision: str, device: str, batch_tokens: int) -> None:
         self.output = output
         self.precision, self.device, self.batch_tokens = precision, device, batch_tokens
-        self.path, self.lm = "", None
+        self.loaded, self.lm = ("", ""), None
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         variant = Variant(**json.loads(item["variant"]))
-        if self.lm is None or self.path != item["lm"]:
+        if self.lm is None or self.loaded != (item["lm"], variant.eos_token):
             self.lm = None  # the old weights go before the new ones come
             self.lm = CausalLM.load(
-                item["lm"],
+                local_model(item["lm"]),
                 precision=self.precision,
                 device=self.device,
                 eos_token=variant.eos_token,
             )
-            self.path = item["lm"]
+            self.loaded = (item["lm"], variant.eos_token)
         lm = self.lm
         table = read_shard(storage.join(item["ranked"], item["shard"]))
         rows = table.take(pa.array(item["rows"])).to_pylist()

@@ -80,7 +80,15 @@ def index(
             "embeddings": inputs["embeddings"].path,
             "output": work.output,
         }
-        map_shards(IndexWorker, arguments, items, resources=resources, label="index", unit="shard")
+        map_shards(
+            IndexWorker,
+            arguments,
+            items,
+            resources=resources,
+            label="index",
+            unit="shard",
+            gpu=False,
+        )
         committed = work.committed()
         shards = [
             {"faiss": f, "arrow": f.replace(".faiss", ".arrow"), "rows": committed[f]["rows"]}
@@ -92,7 +100,7 @@ def index(
             "kind": config.kind,
             "shards": shards,
         }
-        return work.finish(metrics=metrics, rows=metrics["num_chunks"])
+        return work.finish(resources=resources, metrics=metrics, rows=metrics["num_chunks"])
 
 
 class IndexWorker:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +26,12 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.losses import answer_nll
 from radit_ray.core.mixing import capped_weights, mix
 from radit_ray.core.templates import (
+    ANSWER_S,
     GOLD_CONTEXT,
+    INST_E,
+    INST_S,
+    INSTRUCTIONS,
+    background,
     eval_prompt,
     gold_answer,
     resolve_template,
@@ -40,14 +44,15 @@ from radit_ray.data.artifacts import (
     Work,
     artifact_input,
     commit_shard,
+    read_manifest,
     read_shard,
     shard_names,
 )
 from radit_ray.data.batching import plan_steps
 from radit_ray.engines.checkpoints import load_trained
-from radit_ray.engines.references import model_input, resolved_precision
+from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.shards import map_shards
+from radit_ray.engines.shards import call, map_shards
 from radit_ray.engines.trainer import Loop, best_weights, fit
 from radit_ray.models.batches import (
     answer_logits,
@@ -61,6 +66,9 @@ from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.lora import add_lora, export_lm
 
 VERSION = 1
+TRAINING_BYTES = (
+    9.0  # memory of a worker in units of bf16 weights: fp32 weights, gradients, moments
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +119,7 @@ def lm_ft(
     inputs = {"ranked": artifact_input(ranked, "retrieve"), "lm": model_input(config.lm, what="lm")}
     _check(config)
     config = dataclasses.replace(config, lm=inputs["lm"].path)
-    resolve = resolved_precision(resources.device)
+    resolve = resolved_precision(resources)
     with Work.open("lm-ft", VERSION, config, inputs, output, resolve) as work:
         if work.done:
             return work.done
@@ -120,10 +128,18 @@ def lm_ft(
         loop_fields = {f.name for f in dataclasses.fields(Loop)}
         values = {k: getattr(work.config, k) for k in loop_fields}
         arguments = {"config": work.config, "tokens": tokens, "resources": resources}
-        result = fit(LmFtTask, arguments, Loop(**values), work, resources, "lm-ft")
-        record = {"lm": config.lm, "k_train": config.k_train, "background": config.background}
-        export = ray.remote(num_cpus=resources.cpus_per_worker)(export_model)
-        ray.get(export.remote(work.config, best_weights(work, result), work.output, record))
+        result = fit(
+            LmFtTask,
+            arguments,
+            Loop(**values),
+            work,
+            resources,
+            "lm-ft",
+            worker_bytes=TRAINING_BYTES * model_bytes(config.lm) + 2**30,
+        )
+        record = _record(config, inputs["ranked"])
+        weights = best_weights(work, result)
+        call(export_model, work.config, weights, work.output, record, resources=resources)
         storage.write_json(storage.join(work.output, "history.json"), result["history"])
         dev = [entry["dev"] for entry in result["history"] if "dev" in entry]
         losses = [entry["loss"] for entry in result["history"] if "loss" in entry]
@@ -135,7 +151,9 @@ def lm_ft(
             "num_examples": len(chosen.order),
             "num_truncated": tokens["num_truncated"],
         }
-        return work.finish(metrics=metrics, rows=len(chosen.order), cost=result["cost"])
+        return work.finish(
+            resources=resources, metrics=metrics, rows=len(chosen.order), cost=result["cost"]
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,6 +164,25 @@ class Chosen:
 
     order: list[tuple[int, int]]
     dev: list[tuple[int, int]]
+
+
+def _record(config: LmFtConfig, ranked: Input) -> dict[str, Any]:
+    """What `radit.json` says beside the weights: how this LM was trained to be prompted."""
+    manifest = read_manifest(ranked.path)
+    assert manifest is not None
+    return {
+        "lm": config.lm,
+        "template": {
+            "background": background("{title} {text}"),
+            "evaluation": INSTRUCTIONS["qa"]({"question": "{question}"}),
+            "answer": " {answer}",
+        },
+        "markers": {"inst_s": INST_S, "inst_e": INST_E, "answer_s": ANSWER_S},
+        "k": manifest["config"]["k"],
+        "k_train": config.k_train if config.background else 0,
+        "t_r": manifest["metrics"]["t_r"],
+        "ensemble": "answers",
+    }
 
 
 def choose_instances(ranked: Input, config: LmFtConfig) -> Chosen:
@@ -220,7 +257,13 @@ def _tokenise(
     ]
     arguments = {"config": work.config, "ranked": ranked.path, "output": folder}
     map_shards(
-        LmTokenWorker, arguments, todo, resources=resources, label="lm-ft: tokens", unit="shard"
+        LmTokenWorker,
+        arguments,
+        todo,
+        resources=resources,
+        label="lm-ft: tokens",
+        unit="shard",
+        gpu=False,
     )
     sidecars = [
         storage.read_json(storage.join(folder, "committed", f"{item['name']}.json"))
@@ -240,7 +283,7 @@ class LmTokenWorker:
 
     def __init__(self, *, config: LmFtConfig, ranked: str, output: str) -> None:
         self.config, self.ranked, self.output = config, ranked, output
-        self.lm = CausalLM.load(config.lm, precision="fp32", eos_token=config.eos_token)
+        self.lm = CausalLM.load(local_model(config.lm), eos_token=config.eos_token, weights=False)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         table = read_shard(storage.join(self.ranked, item["shard"])).take(pa.array(item["rows"]))
@@ -267,8 +310,8 @@ def instances_of(
     """
     template = resolve_template(example)
     answer = lm.answer_ids(gold_answer(example, template), eos=True)
-    if len(answer) > config.max_answer_tokens:
-        answer = answer[: config.max_answer_tokens]
+    seq_len = min(config.seq_len, lm.context_length)
+    answer = answer[: min(config.max_answer_tokens, seq_len // 2)]
     room = len(answer) + max(0, lm.context_length - config.seq_len)
     pairs = list(zip(example["titles"], example["texts"], strict=True))[: config.k_train]
     found = []
@@ -279,7 +322,10 @@ def instances_of(
             train_prompt(example, chunk=chunk, seed=config.seed) for chunk in (pairs or [None])
         ]
     for prompt in prompts:
-        ids, cut = lm.prompt_ids(prompt, room=room)
+        try:
+            ids, cut = lm.prompt_ids(prompt, room=room)
+        except InputError as error:
+            raise InputError(f"example {example['id']!r}: {error}") from None
         length = len(ids) + len(answer)
         if not config.background and example["category"] not in GOLD_CONTEXT:
             ids, cut = lm.prompt_ids(dataclasses.replace(prompt, background=""), room=room)
@@ -296,7 +342,7 @@ class LmFtTask:
         self.config, self.resources = config, resources
         # fp32 master weights; the loop's autocast decides the precision of the forward pass
         self.lm = CausalLM.load(
-            config.lm, precision="fp32", device=device, eos_token=config.eos_token
+            local_model(config.lm), precision="fp32", device=device, eos_token=config.eos_token
         )
         if resources.gradient_checkpointing:
             self.lm.model.gradient_checkpointing_enable()
@@ -305,6 +351,8 @@ class LmFtTask:
         self.module: nn.Module = self.lm.model.train()
         self.batch_tokens = on_device(resources.batch_tokens, self.lm.device)
         self.packing = resources.packing and supports_packing(self.lm)
+        self.num_tokens = 0  # of this worker's training passes, without padding
+        self.flops_per_token = 3 * self.lm.flops_per_token  # forward, and twice that backward
         self.pairs, self.steps, self.dev = _load_plan(config, tokens, self.lm.context_length)
 
     def batches(self, step: int, rank: int, world: int) -> list[Any]:
@@ -329,9 +377,9 @@ class LmFtTask:
     def loss(self, module: nn.Module, batch: tuple[list[int], int]) -> Tensor:
         """Eq. 3 over these instances, divided by the answer tokens of the whole step."""
         numbers, count = batch
-        logits_NV, targets_N, _ = self._logits(
-            module, [self.pairs[i] for i in numbers], packed=self.packing
-        )
+        pairs = [self.pairs[i] for i in numbers]
+        logits_NV, targets_N, _ = self._logits(module, pairs, packed=self.packing)
+        self.num_tokens += sum(self._length(i) for i in numbers)
         return answer_nll(logits_NV, targets_N) / count
 
     def dev_sums(self, rank: int, world: int) -> dict[str, float]:
@@ -340,7 +388,7 @@ class LmFtTask:
         """
         mine = self.dev[rank::world]
         sums = {"nll": 0.0, "tokens": 0.0, "right": 0.0, "count": float(len(mine))}
-        with torch.inference_mode():
+        with torch.no_grad():  # ZeRO-3 trains on the tensors it gathers here: no inference mode
             for bucket in length_buckets([self._length(i) for i in mine], self.batch_tokens):
                 pairs = [self.pairs[mine[i]] for i in bucket]
                 logits_NV, targets_N, owner_N = self._logits(self.module, pairs, packed=False)
@@ -401,11 +449,16 @@ def export_model(config: LmFtConfig, weights: str, output: str, record: dict[str
     """Base LM + trained parameters -> `<output>/model/`, a folder that plain `AutoModelForCausalLM`
     loads.
     """
-    lm = CausalLM.load(config.lm, precision="fp32", eos_token=config.eos_token)
+    lm = CausalLM.load(local_model(config.lm), precision="fp32", eos_token=config.eos_token)
     if config.lora_rank:
         lm.model = add_lora(lm.model, rank=config.lora_rank, alpha=config.lora_alpha)
     load_trained(storage.local_copy(weights), dict(lm.model.named_parameters()))
-    record = {**record, "eos_id": lm.eos_id, "context_length": lm.context_length}
+    record = {
+        **record,
+        "eos": lm.tokenizer.convert_ids_to_tokens(lm.eos_id),
+        "eos_id": lm.eos_id,
+        "context_length": lm.context_length,
+    }
     with tempfile.TemporaryDirectory(dir=_beside(output)) as folder:
         path = os.path.join(folder, "model")
         export_lm(lm, path, radit=record, adapter=config.lora_export == "adapter")
@@ -430,5 +483,7 @@ def _check(config: LmFtConfig) -> None:
             "expected at least 1, 1 and 8 "
             "(to train without chunks use background=False)"
         )
+    if config.lora_export == "adapter" and not config.lora_rank:
+        raise InputError("lora_export='adapter' needs lora_rank above 0; set it, or use 'merged'")
     if config.lora_export not in ("merged", "adapter"):
         raise InputError(f"lora_export={config.lora_export!r}, expected 'merged' or 'adapter'")

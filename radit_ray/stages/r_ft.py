@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 import torch
 from torch import Tensor, nn
 
@@ -42,8 +41,14 @@ from radit_ray.data.artifacts import (
 )
 from radit_ray.engines.checkpoints import load_trained
 from radit_ray.engines.ranking import hits_of
-from radit_ray.engines.references import resolved_precision, retriever_input
+from radit_ray.engines.references import (
+    local_model,
+    preset_name,
+    resolved_precision,
+    retriever_input,
+)
 from radit_ray.engines.resources import Resources
+from radit_ray.engines.shards import call
 from radit_ray.engines.trainer import Loop, best_weights, fit
 from radit_ray.models.dual_encoder import DualEncoder
 
@@ -101,24 +106,24 @@ def r_ft(
         "retriever": retriever_input(config.retriever, config.preset),
     }
     _check(config)
-    config = dataclasses.replace(config, retriever=inputs["retriever"].path)
+    config = dataclasses.replace(
+        config,
+        retriever=inputs["retriever"].path,
+        preset=preset_name(config.retriever, config.preset),
+    )
     # the temperatures are part of what was done: resolved here, so that the record holds them
     config = dataclasses.replace(
         config,
         t_r=config.t_r or _fitted_t_r(inputs["scored"]),
         tau=config.tau or TAU_DEFAULTS[config.answer_score],
     )
-    resolve = resolved_precision(resources.device)
+    resolve = resolved_precision(resources)
     with Work.open("r-ft", VERSION, config, inputs, output, resolve) as work:
         if work.done:
             return work.done
         folder = storage.join(work.output, "resume", "data")
-        prepared = ray.remote(num_cpus=resources.cpus_per_worker)(prepare)
-        facts = ray.get(
-            prepared.remote(work.config, inputs["scored"], inputs["embeddings"], folder)
-        )
-        if isinstance(facts, str):
-            raise InputError(facts)
+        scored_rows, vectors = inputs["scored"], inputs["embeddings"]
+        facts = call(prepare, work.config, scored_rows, vectors, folder, resources=resources)
         steps = max(1, round(config.epochs * facts["num_train"] / config.batch_size))
         fields = {f.name for f in dataclasses.fields(Loop)} - {"steps", "warmup"}
         loop = Loop(
@@ -133,8 +138,8 @@ def r_ft(
             "resources": resources,
         }
         result = fit(RFtTask, arguments, loop, work, resources, "r-ft")
-        export = ray.remote(num_cpus=resources.cpus_per_worker)(export_encoder)
-        ray.get(export.remote(work.config, best_weights(work, result), work.output))
+        weights = best_weights(work, result)
+        call(export_encoder, work.config, weights, work.output, resources=resources)
         storage.write_json(storage.join(work.output, "history.json"), result["history"])
         dev = [entry["dev"] for entry in result["history"] if "dev" in entry]
         metrics = {
@@ -149,14 +154,14 @@ def r_ft(
                 for k in ("entropy_lsr", "entropy_r", "uniform_share", "auc_lsr", "num_train")
             },
         }
-        return work.finish(metrics=metrics, rows=facts["num_train"], cost=result["cost"])
+        return work.finish(
+            resources=resources, metrics=metrics, rows=facts["num_train"], cost=result["cost"]
+        )
 
 
-def prepare(
-    config: RFtConfig, scored: Input, embeddings: Input, folder: str
-) -> dict[str, Any] | str:
+def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) -> dict[str, Any]:
     """Writes the training rows with positions into a compact file of the candidates' vectors;
-    returns facts, or the user's error.
+    returns facts.
 
     The vectors are one raw float16 file that workers map into memory; embedding shards are streamed
     past once.
@@ -192,7 +197,7 @@ def prepare(
             file.write(np.ascontiguousarray(vectors).tobytes())
             position |= {chunk: len(position) + i for i, chunk in enumerate(kept["id"].to_pylist())}
     if len(position) < len(wanted):
-        return (
+        raise InputError(
             f"{len(wanted) - len(position)} ranked chunks are not among the embeddings; "
             "give the --embeddings that the index was built from"
         )
@@ -220,12 +225,12 @@ def prepare(
             )
     judged = {row["task"] != "corpus" for row in rows if row["split"] == "dev"}
     if not judged:
-        return (
+        raise InputError(
             f"{scored.path}: no scored row of split 'dev'; retrieve with --dev-share 0.1 or give "
             "dev examples"
         )
     if judged == {False} and config.select_by not in ("kl", "nll"):
-        return (
+        raise InputError(
             f"select_by={config.select_by!r}, but dev holds corpus examples only, whose right "
             "chunk "
             "nobody knows; use --select-by kl"
@@ -307,7 +312,7 @@ class RFtTask:
     ) -> None:
         self.config, self.resources, self.device = config, resources, torch.device(device)
         encoder = DualEncoder.load(
-            config.retriever, preset=config.preset, precision="fp32", device=device
+            local_model(config.retriever), preset=config.preset, precision="fp32", device=device
         )
         if encoder.dimension != facts["width"]:
             raise InputError(
@@ -316,6 +321,8 @@ class RFtTask:
                 "use the retriever that embedded the chunks"
             )
         self.module: nn.Module = QueryEncoder(encoder)
+        self.num_tokens = 0  # of this worker's training passes, without padding
+        self.flops_per_token = 3 * encoder.flops_per_token  # forward, and twice that backward
         rows = read_shard(storage.join(folder, "rows.parquet")).to_pylist()
         self.rows = [row for row in rows if row["split"] == "train"]
         self.dev = [row for row in rows if row["split"] == "dev"]
@@ -343,6 +350,7 @@ class RFtTask:
         """Eq. 5 over these queries, weighted by their share of the step."""
         rows = [self.rows[i] for i in batch]
         score_BK, p_lsr_BK, mask_BK, _ = self._scores(module, rows)
+        self.num_tokens += sum(len(row["tokens"]) for row in rows)
         loss = r_ft_loss(
             score_BK,
             p_lsr_BK,
@@ -360,7 +368,7 @@ class RFtTask:
         sums = dict.fromkeys(("mrr", "recall@1", "recall@5", "kl", "nll"), 0.0) | {
             "count": float(len(mine))
         }
-        with torch.inference_mode():
+        with torch.no_grad():  # ZeRO-3 trains on the tensors it gathers here: no inference mode
             for start in range(0, len(mine), 64):
                 rows = mine[start : start + 64]
                 score_BK, p_lsr_BK, mask_BK, logprob_BK = self._scores(self.module, rows)
@@ -421,7 +429,9 @@ def export_encoder(config: RFtConfig, weights: str, output: str) -> None:
     """Base retriever + trained parameters -> `<output>/query_encoder/` and
     `<output>/retriever/`.
     """
-    encoder = DualEncoder.load(config.retriever, preset=config.preset, precision="fp32")
+    encoder = DualEncoder.load(
+        local_model(config.retriever), preset=config.preset, precision="fp32"
+    )
     load_trained(storage.local_copy(weights), dict(QueryEncoder(encoder).named_parameters()))
     scratch = os.path.join(storage.local(output), "resume") if storage.is_local(output) else None
     with tempfile.TemporaryDirectory(dir=scratch) as folder:

@@ -33,7 +33,12 @@ from radit_ray.data.artifacts import (
 from radit_ray.data.corpus_examples import corpus_example, sample_rows
 from radit_ray.data.examples import read_examples
 from radit_ray.engines.ranking import hits_of, rank
-from radit_ray.engines.references import resolved_precision, retriever_input
+from radit_ray.engines.references import (
+    local_model,
+    preset_name,
+    resolved_precision,
+    retriever_input,
+)
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.sharded_index import ShardedIndex
 from radit_ray.engines.shards import Meter, map_shards
@@ -95,8 +100,12 @@ def retrieve(
         "index": source,
         "retriever": retriever_input(config.retriever, config.preset),
     }
-    config = dataclasses.replace(config, retriever=inputs["retriever"].path)
-    resolve = resolved_precision(resources.device)
+    config = dataclasses.replace(
+        config,
+        retriever=inputs["retriever"].path,
+        preset=preset_name(config.retriever, config.preset),
+    )
+    resolve = resolved_precision(resources)
     with Work.open("retrieve", VERSION, config, inputs, output, resolve) as work:
         if work.done:
             return work.done
@@ -111,8 +120,8 @@ def retrieve(
         if config.k < 1 or needed > shards.num_chunks:
             raise InputError(
                 f"k={config.k} (and excluded chunks: {needed}), expected 1 to "
-                f"{shards.num_chunks}, the chunks of the "
-                "index; lower k"
+                f"{shards.num_chunks}, the chunks of the index; lower --k (in a run: retrieve.k, "
+                "k_infer and lm_ft.k_train)"
             )
         items = _items(found, shards.num_chunks, config)
         todo = set(work.missing([item["name"] for item in items]))
@@ -131,7 +140,7 @@ def retrieve(
             label="retrieve",
             unit="shard",
         )
-        return work.finish(metrics=_metrics(work))
+        return work.finish(resources=resources, metrics=_metrics(work))
 
 
 def _items(
@@ -176,7 +185,10 @@ class RetrieveWorker:
             batch_tokens,
         )
         self.encoder = DualEncoder.load(
-            config.retriever, preset=config.preset, precision=config.precision, device=device
+            local_model(config.retriever),
+            preset=config.preset,
+            precision=config.precision,
+            device=device,
         )
         self.meter = Meter(flops_per_token=self.encoder.flops_per_token)
 
@@ -226,7 +238,9 @@ def _metrics(work: Work[RetrieveConfig]) -> dict[str, Any]:
             if name.startswith(("num_", "hits@", "judged")):
                 total[name] += int(value)
     judged = total.pop("judged")
-    metrics: dict[str, Any] = {"t_r": resolve_preset(work.config.retriever, work.config.preset).t_r}
+    metrics: dict[str, Any] = {
+        "t_r": resolve_preset(local_model(work.config.retriever), work.config.preset).t_r
+    }
     metrics |= {name: count for name, count in total.items() if name.startswith("num_")}
     if judged:
         for k in sorted({1, 5, work.config.k}):

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 
 from radit_ray.core.errors import InputError
@@ -33,12 +32,11 @@ from radit_ray.data.artifacts import (
     read_shard,
     shard_names,
 )
-from radit_ray.engines.answering import Variant, gold_ids, gold_logprobs, prompts_of
-from radit_ray.engines.references import model_input
+from radit_ray.engines.answering import Variant, fit_prompts, gold_ids, gold_logprobs
+from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.shards import Meter, map_shards
+from radit_ray.engines.shards import Meter, call, map_shards
 from radit_ray.models.causal_lm import CausalLM
-from radit_ray.models.precision import resolve_precision
 
 VERSION = 1
 SAFE_KL = 0.01  # nats: bf16 weights are used where the LSR target they give is this close to fp32's
@@ -75,7 +73,7 @@ def score(
     """Scores every chunk of the chosen examples.
 
     Metrics: num_examples, num_pairs, t_r (the T_R that fits dev's answer NLL best, with the scores
-    of this retriever), dev_nll, round_trip (share of answers that survive encode and decode).
+    of this retriever), round_trip (share of answers that survive encode and decode).
     InputError on rows without chunks.
     """
     if not 0 <= config.corpus_share <= 1:
@@ -86,12 +84,10 @@ def score(
     def resolve(config: ScoreConfig) -> ScoreConfig:
         if config.precision != "auto":
             return config
-        precision = resolve_precision("auto", resources.device)
+        resolved: ScoreConfig = resolved_precision(resources)(config)
+        precision = resolved.precision
         if precision == "bf16":
-            check = ray.remote(
-                num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker
-            )(bf16_kl)
-            kl = ray.get(check.remote(config, inputs["ranked"], resources.device))
+            kl = call(bf16_kl, config, inputs["ranked"], resources.device, resources=resources)
             precision = "bf16" if kl < SAFE_KL else "fp32"
         return dataclasses.replace(config, precision=precision)
 
@@ -108,8 +104,16 @@ def score(
             "device": resources.device,
             "batch_tokens": resources.batch_tokens,
         }
-        map_shards(ScoreWorker, arguments, items, resources=resources, label="score", unit="shard")
-        return work.finish(metrics=_metrics(work))
+        map_shards(
+            ScoreWorker,
+            arguments,
+            items,
+            resources=resources,
+            label="score",
+            unit="shard",
+            worker_bytes=2.0 * model_bytes(work.config.lm) + 2**30,
+        )
+        return work.finish(resources=resources, metrics=_metrics(work))
 
 
 def choose_rows(ranked: Input, config: ScoreConfig) -> dict[str, list[int]]:
@@ -132,17 +136,16 @@ def choose_rows(ranked: Input, config: ScoreConfig) -> dict[str, list[int]]:
         raise InputError(
             f"{ranked.path}: no row of split 'train' with two chunks or more; retrieve with k >= 2"
         )
-    corpus, tasks = sizes.get("corpus", 0), sum(sizes.values()) - sizes.get("corpus", 0)
-    share = config.corpus_share if corpus and tasks else float(bool(corpus))
-    room = min(corpus / share if share else np.inf, tasks / (1 - share) if share < 1 else np.inf)
-    num = min(config.num_examples or int(room), int(room))
-    if share in (0.0, 1.0):
-        weights = capped_weights(sizes if share == 0 else {"corpus": corpus}, cap=config.cap)
-        weights = {
-            task: weight for task, weight in weights.items() if share == 1 or task != "corpus"
-        }
-    else:
-        weights = capped_weights(sizes, cap=config.cap, shares={"corpus": share})
+    share = config.corpus_share if "corpus" in sizes and len(sizes) > 1 else None
+    if share in (0.0, 1.0):  # one side only
+        sizes = {task: n for task, n in sizes.items() if (task == "corpus") == (share == 1.0)}
+        share = None
+    weights = capped_weights(
+        sizes, cap=config.cap, shares={} if share is None else {"corpus": share}
+    )
+    room = min(sizes[task] / weight for task, weight in weights.items() if weight > 0)
+    # a task smaller than its part of `num_examples` is taken whole, none twice
+    num = config.num_examples or int(room)
     picked = {places[task][i] for task, i in mix(sizes, num=num, weights=weights, seed=config.seed)}
     order = np.random.default_rng(config.seed).permutation(len(dev))[: config.dev_limit]
     picked |= {dev[i] for i in order.tolist()}
@@ -160,7 +163,10 @@ class ScoreWorker:
     ) -> None:
         self.ranked, self.output, self.batch_tokens = ranked, output, batch_tokens
         self.lm = CausalLM.load(
-            config.lm, precision=config.precision, device=device, eos_token=config.eos_token
+            local_model(config.lm),
+            precision=config.precision,
+            device=device,
+            eos_token=config.eos_token,
         )
         self.meter = Meter(flops_per_token=self.lm.flops_per_token)
 
@@ -193,21 +199,17 @@ def score_rows(
     lm: CausalLM, examples: list[dict[str, Any]], batch_tokens: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Scored rows, and the prompts whose chunk was cut to fit the context."""
-    variant = Variant(k=max(len(row["chunk_ids"]) for row in examples))
-    prompts, truncated = [], 0
-    for row in examples:
-        room = len(gold_ids(lm, row, "auto"))
-        fitted = [
-            lm.prompt_ids(p, room=min(room, lm.context_length // 2))
-            for p in prompts_of(row, variant)
-        ]
-        truncated += sum(cut > 0 for _, cut in fitted)
-        prompts.append([ids for ids, _ in fitted])
-    logprobs, _ = gold_logprobs(lm, examples, prompts, "auto", batch_tokens)
-    return [
-        {**row, "logprobs": logprob_K.tolist(), "num_answer_tokens": len(gold_ids(lm, row, "auto"))}
-        for row, logprob_K in zip(examples, logprobs, strict=True)
-    ], truncated
+    variant = Variant(k=max(len(row["chunk_ids"]) for row in examples), max_new_tokens=1)
+    golds = [gold_ids(lm, row, variant.template) for row in examples]
+    fitted = [
+        fit_prompts(lm, row, variant, gold) for row, gold in zip(examples, golds, strict=True)
+    ]
+    logprobs, _ = gold_logprobs(lm, golds, [prompts for prompts, _ in fitted], batch_tokens)
+    scored = [
+        {**row, "logprobs": logprob_K.tolist(), "num_answer_tokens": len(gold)}
+        for row, logprob_K, gold in zip(examples, logprobs, golds, strict=True)
+    ]
+    return scored, sum(truncated for _, truncated in fitted)
 
 
 def bf16_kl(config: ScoreConfig, ranked: Input, device: str) -> float:
@@ -218,7 +220,7 @@ def bf16_kl(config: ScoreConfig, ranked: Input, device: str) -> float:
     targets = []
     for precision in ("fp32", "bf16"):
         lm = CausalLM.load(
-            config.lm, precision=precision, device=device, eos_token=config.eos_token
+            local_model(config.lm), precision=precision, device=device, eos_token=config.eos_token
         )
         scored, _ = score_rows(lm, table.to_pylist(), 8192)
         targets.append([_target(row) for row in scored])
