@@ -15,7 +15,7 @@ import psutil
 ROOT = str(Path(__file__).parents[1])
 
 
-def killed(code: str, when: Callable[[], bool], *, seconds: float = 180) -> None:
+def killed(code: str, when: Callable[[], bool], *, seconds: float = 500) -> None:
     """Runs Python code on a private cluster of one CPU and kills its whole family at once as soon
     as `when()`; fails where the code ends before.
     """

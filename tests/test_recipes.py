@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
+from tiny import tiny_world
 
 from radit_ray.core.errors import InputError
 from radit_ray.recipes import RECIPES, flatten, override, own, paper, paper_literal, recipe_named
@@ -32,13 +35,34 @@ def test_paper_has_the_papers_values() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_complete_and_a_record(name: str, tmp_path: object) -> None:
+def test_every_recipe_is_complete_and_a_record(
+    name: str, tiny_models: tuple[str, str], tmp_path: Path
+) -> None:
     recipe = recipe_named(name)
     assert recipe.name == name
     assert json.loads(json.dumps(dataclasses.asdict(recipe)))["name"] == name
-    filled = dataclasses.replace(recipe, lm="lm", retriever="r", corpus="c", examples="e")
-    run = Run(filled, str(tmp_path))  # checks that sizes and variants agree
+    lm, retriever = tiny_models
+    models = {"lm": lm, "retriever": retriever, "preset": "minilm"}
+    filled = dataclasses.replace(recipe, **models, **tiny_world(tmp_path))
+    run = Run(filled, str(tmp_path))  # checks that models, sizes and variants agree
     assert run.needed == set(recipe.variants)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lm_ft.lm": "x"}, "lm_ft.lm is filled in by a run; set lm instead"),
+        ({"contrasts": "radit-minus-nothing"}, "contrast 'radit-minus-nothing'"),
+        ({"lm_ft.lora_export": "adapter"}, "lm_ft.lora_export='adapter'"),
+        ({"k_infer": 99}, "k_infer=99"),
+        ({"variants": "radt"}, "did you mean 'radit'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_any_work(
+    changes: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=re.escape(named)):
+        Run(override(own(), changes), str(tmp_path))
 
 
 def test_dotted_names_change_one_field() -> None:

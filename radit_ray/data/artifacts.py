@@ -326,6 +326,12 @@ class Work(Generic[ConfigT]):
                 work._withdraw()
                 raise
 
+    def discard(self) -> None:
+        """Removes the committed shards: the input they came from was refused."""
+        for name in self.committed():
+            storage.remove(storage.join(self.output, name))
+        self._drop_scratch()
+
     def _withdraw(self) -> None:
         """Frees the folder after a refused input where no work was done yet, so that the corrected
         call may use it.

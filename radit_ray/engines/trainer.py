@@ -210,7 +210,6 @@ def _train(
             sums = _all_sum(task.dev_sums(rank, world), device, world)
         metrics = task.dev_metrics(sums)
         state.history.append({"step": step, "dev": metrics})
-        _check_select(loop.select_by, metrics)
         value = metrics[loop.select_by.lstrip("-")] * (-1 if loop.select_by.startswith("-") else 1)
         if step and (state.best is None or value < state.best["value"]):
             state.best = {
@@ -256,14 +255,6 @@ def _train(
         }
         result = {"best": state.best, "history": state.history, "cost": cost}
         storage.write_json(storage.join(folder, "result.json"), result)
-
-
-def _check_select(select_by: str, metrics: dict[str, float]) -> None:
-    name = select_by.lstrip("-")
-    if name not in metrics:
-        raise InputError(
-            f"select_by={select_by!r}{nearest(name, metrics)}; '-' in front means larger is better"
-        )
 
 
 def _all_sum(sums: dict[str, float], device: torch.device, world: int) -> dict[str, float]:

@@ -82,15 +82,19 @@ def chunk(
             "output": work.output,
             "committed": list(work.committed()),
         }
-        results = map_shards(
-            ChunkWorker,
-            arguments,
-            items,
-            resources=resources,
-            label="chunk",
-            unit="file",
-            gpu=False,
-        )
+        try:
+            results = map_shards(
+                ChunkWorker,
+                arguments,
+                items,
+                resources=resources,
+                label="chunk",
+                unit="file",
+                gpu=False,
+            )
+        except InputError:
+            work.discard()  # of a corpus with a bad row nothing can be used, and the fix changes it
+            raise
         committed = work.committed()
         if not sum(sidecar["rows"] for sidecar in committed.values()):
             raise InputError(f"{corpus}: no chunk came out of it; expected documents with text")

@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import InputError, nearest
 from radit_ray.core.losses import answer_nll
 from radit_ray.core.mixing import capped_weights, mix
 from radit_ray.core.templates import (
@@ -66,9 +66,9 @@ from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.lora import add_lora, export_lm
 
 VERSION = 1
-TRAINING_BYTES = (
-    9.0  # memory of a worker in units of bf16 weights: fp32 weights, gradients, moments
-)
+SELECT_BY = ("nll", "nll_token", "-em")  # "-": larger is better
+# memory of a worker, in units of bf16 weights: fp32 weights, gradients, two moments, activations
+TRAINING_BYTES = 9.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -483,6 +483,8 @@ def _check(config: LmFtConfig) -> None:
             "expected at least 1, 1 and 8 "
             "(to train without chunks use background=False)"
         )
+    if config.select_by not in SELECT_BY:
+        raise InputError(f"select_by={config.select_by!r}{nearest(config.select_by, SELECT_BY)}")
     if config.lora_export == "adapter" and not config.lora_rank:
         raise InputError("lora_export='adapter' needs lora_rank above 0; set it, or use 'merged'")
     if config.lora_export not in ("merged", "adapter"):

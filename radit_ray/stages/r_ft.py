@@ -53,6 +53,7 @@ from radit_ray.engines.trainer import Loop, best_weights, fit
 from radit_ray.models.dual_encoder import DualEncoder
 
 VERSION = 1
+SELECT_BY = ("-mrr", "-recall@1", "-recall@5", "kl", "nll")  # '-': larger is better
 UNIFORM = 0.01  # nats below log k: a target this flat teaches nothing
 
 
@@ -169,6 +170,7 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
     done = storage.join(folder, "facts.json")
     if storage.exists(done):
         return dict(storage.read_json(done))
+    _check_dev(config, scored)
     columns = [
         "query",
         "task",
@@ -223,7 +225,21 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
                 }
                 | {"hits": hits, "positions": [position[chunk] for chunk in row["chunk_ids"]]}
             )
-    judged = {row["task"] != "corpus" for row in rows if row["split"] == "dev"}
+    table = pa.Table.from_pylist(rows)
+    commit_shard(folder, "rows.parquet", table)
+    facts = {"width": width, "num_vectors": len(position), **_target_facts(config, rows)}
+    storage.write_json(done, facts)
+    return facts
+
+
+def _check_dev(config: RFtConfig, scored: Input) -> None:
+    """InputError where there is no dev, or only one on which `select_by` means nothing."""
+    judged = {
+        row["task"] != "corpus"
+        for table in iter_tables(scored, ["task", "split"])
+        for row in table.to_pylist()
+        if row["split"] == "dev"
+    }
     if not judged:
         raise InputError(
             f"{scored.path}: no scored row of split 'dev'; retrieve with --dev-share 0.1 or give "
@@ -235,11 +251,6 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
             "chunk "
             "nobody knows; use --select-by kl"
         )
-    table = pa.Table.from_pylist(rows)
-    commit_shard(folder, "rows.parquet", table)
-    facts = {"width": width, "num_vectors": len(position), **_target_facts(config, rows)}
-    storage.write_json(done, facts)
-    return facts
 
 
 def _target_facts(config: RFtConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -459,6 +470,8 @@ def _check(config: RFtConfig) -> None:
         raise InputError(
             f"direction={config.direction!r}{nearest(config.direction, ['lsr_to_r', 'r_to_lsr'])}"
         )
+    if config.select_by not in SELECT_BY:
+        raise InputError(f"select_by={config.select_by!r}{nearest(config.select_by, SELECT_BY)}")
     if config.epochs <= 0 or config.batch_size < 1:
         raise InputError(
             f"epochs={config.epochs}, batch_size={config.batch_size}; expected above 0 and at "
