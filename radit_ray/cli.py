@@ -366,16 +366,18 @@ def _ask(arguments: Sequence[str]) -> None:
     """
     import tyro
 
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class AskArgs:
-        """A question to a finished run."""
+    def word(text: str) -> Any:
+        return Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]
 
-        run: tyro.conf.Positional[str]  # folder of the run
-        question: tyro.conf.Positional[str]  # in quotes
-        variant: str = "radit"  # a variant of the run
-        json: bool = False  # print the prediction row
-
-    args = _parse(AskArgs, arguments, "radit ask")
+    fields: list[Any] = [
+        ("run", word("folder of the run")),
+        ("question", word("your question, in quotes")),
+        ("variant", Annotated[str, tyro.conf.arg(help="a variant of the run")], "radit"),
+        ("json", Annotated[bool, tyro.conf.arg(help="print the prediction row")], False),
+    ]
+    about = "Asks a finished run, and shows the chunks with p_R and what each alone would answer."
+    kind = dataclasses.make_dataclass("AskArgs", fields, kw_only=True, frozen=True)
+    args = _parse(kind, arguments, "radit ask", about)
     from radit_ray.engines.asking import ask
 
     prediction = ask(args.run, args.question, variant=args.variant)

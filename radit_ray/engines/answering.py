@@ -83,7 +83,9 @@ PREDICTION = pa.schema(
 
 
 def check_variant(variant: Variant) -> None:
-    """InputError on an unknown ensemble or numbers out of range."""
+    """InputError on an unknown ensemble or template, or numbers out of range."""
+    if variant.template != "auto":
+        resolve_template({}, variant.template)
     if variant.ensemble not in ENSEMBLES:
         raise InputError(
             f"unknown ensemble {variant.ensemble!r}{nearest(variant.ensemble, ENSEMBLES)}"

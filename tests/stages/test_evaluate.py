@@ -166,7 +166,7 @@ def test_a_rerun_with_moved_models_reuses(
         ({"variants": (Variant(), Variant())}, "all different"),
         ({"split": "evla"}, "evla"),
         ({"variants": (Variant(ensemble="answer"),)}, r"unknown ensemble 'answer'.*answers"),
-        ({"variants": (Variant(template="Qa"),)}, "template"),
+        ({"variants": (Variant(template="Qa"),)}, r"unknown template 'Qa'.*qa"),
     ],
 )
 def test_bad_configs_are_refused(
