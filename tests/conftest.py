@@ -4,34 +4,16 @@ two CPUs and one chain of small artifacts serve all tests that need them.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from chain import Chain
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """Paths: the tiny world, its models, and a finished artifact of each stage before tuning."""
-
-    root: Path
-    corpus: str
-    examples: str
-    lm: str
-    retriever: str
-    chunks: str  # 40 chunks in 4 shards
-    embeddings: str
-    index: str  # 3 shards
-    flat: str  # 1 shard, same vectors
-    ranked: str  # k = 4, 60 questions and 20 corpus examples
-    scored: str
 
 
 @pytest.fixture(scope="session")

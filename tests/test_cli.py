@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Chain
+from chain import Chain
 from tiny import documents, questions, tiny_lm, write_jsonl
 
 from radit_ray import __version__

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import pyarrow.ipc
 import pytest
-from conftest import Chain
+from chain import Chain
 from sentence_transformers import SentenceTransformer
 from tiny import documents, questions, tiny_retriever, write_jsonl
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Chain
+from chain import Chain
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Chain
+from chain import Chain
 from killing import killed
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer

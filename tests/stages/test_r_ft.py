@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Chain
+from chain import Chain
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tiny import tiny_retriever

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Chain
+from chain import Chain
 from killing import killed
 from tiny import documents, write_jsonl
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Chain
+from chain import Chain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from radit_ray.core.errors import InputError
