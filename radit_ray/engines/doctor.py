@@ -29,8 +29,14 @@ def environment() -> dict[str, Any]:
     return {
         "hardware": f"{os.cpu_count()} x {cpu}, {memory:.0f} GiB{''.join(f', {g}' for g in gpus)}",
         "versions": versions(),
-        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
     }
+
+
+def _program() -> str:
+    """"radit" however it was started, else the script's name."""
+    name = os.path.basename(sys.argv[0])
+    return "radit" if name == "cli.py" else name
 
 
 def findings() -> Iterator[tuple[str, str, str]]:
