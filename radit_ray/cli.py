@@ -188,7 +188,7 @@ def _parse(kind: Any, arguments: Sequence[str], program: str, description: str =
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = re.sub(r"[╭╮╰╯│─]+", " ", captured.getvalue())
+        words = re.sub(r"[╭╮╰╯│─]+|-{3,}", " ", captured.getvalue())
         words = re.sub(r"\x1b\[[0-9;]*m", "", words)
         words = re.sub(r"For full helptext, .*", "", words, flags=re.DOTALL).replace(
             "Parsing error", ""

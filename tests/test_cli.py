@@ -80,7 +80,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["chunk", "--corpus", "x"], "output"),
         (["chunk", "--corpus", "x", "--output", "y", "--max-word", "3"], "max-word"),
         (["ask", "nowhere", "who?"], "nowhere: no run.json"),
-        (["ask", "nowhere"], "needs a run folder and a question"),
+        (["ask", "nowhere"], "your question, in quotes"),
     ],
 )
 def test_wrong_words_are_one_line(

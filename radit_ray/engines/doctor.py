@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def _program() -> str:
-    """"radit" however it was started, else the script's name."""
+    """ "radit" however it was started, else the script's name."""
     name = os.path.basename(sys.argv[0])
     return "radit" if name == "cli.py" else name
 

@@ -4,6 +4,7 @@ sentence-transformers', three shards answer as one, an example never sees what i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -217,10 +218,12 @@ def test_metrics_of_retrieve_count_answers(chain: Chain) -> None:
 def test_k_above_the_index_is_refused_and_can_be_asked_again(chain: Chain, tmp_path: Path) -> None:
     config = RetrieveConfig(retriever=chain.retriever, k=41)
     output = str(tmp_path / "out")
-    with pytest.raises(InputError, match=r"k=41 .*expected 1 to 40.*lower k") as found:
+    with pytest.raises(InputError, match=r"k=41 .*expected 1 to 40.*lower --k") as found:
         retrieve(config, examples=chain.examples, index=chain.index, output=output)
     assert "\n" not in str(found.value)
     assert read_manifest(output) is None
+    config = dataclasses.replace(config, k=2)  # the refused call has not taken the folder
+    assert retrieve(config, examples=chain.examples, index=chain.index, output=output).rows == 60
 
 
 def test_another_width_is_refused(chain: Chain, tmp_path: Path) -> None:
