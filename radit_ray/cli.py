@@ -15,14 +15,15 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from radit_ray.core.errors import InputError, nearest
+from radit_ray.data.world import WorldConfig
 
 STAGES = {  # command -> its inputs, in the order of the method
     "chunk": ("corpus",),
@@ -50,6 +51,9 @@ whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
   radit report RUN the tables of a finished run as Markdown, with how it was made and what it cost
   radit doctor     what this machine offers and what is missing
+
+the demo's world
+  radit world-lm   train a base LM on the text of a generated world, for radit demo --lm
 
 the stages, one by one (each resumes; each writes an artifact with a manifest)
   radit chunk      raw corpus files -> chunks of at most 200 words
@@ -82,8 +86,24 @@ class RunArgs:
     cycles: int | None = None  # times both fine-tunings are run
     config: str = ""  # a TOML file with fields of the recipe
     set: tuple[str, ...] = ()  # field=value, such as lm_ft.lr=1e-5; wins over --config
+    seeds: str = ""  # training seeds, such as 0,1,2: one ablation each, and their mean
     num_cpus: int = 0  # CPUs of the private cluster; 0 = all
     json: bool = False  # print results.json instead of tables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldLmArgs:
+    """Options of `radit world-lm`."""
+
+    output: str  # folder of the LM, new or empty
+    size: Literal["s", "m", "l"] = "s"  # 1.6, 5.3 or 28 million parameters
+    steps: int | None = None  # optimiser steps; without it the size's: 3000, 6000, 10000
+    seed: int = 0  # of the weights; the world has its own
+    num_threads: int | None = None  # of the CPU; without it torch's choice. Decides the rounding
+    precision: Literal["bf16", "fp32"] = "bf16"  # bf16: autocast, the weights stay in fp32
+    snapshot: int = 1  # 1 or 2, which of the world's two dates
+    world: WorldConfig = dataclasses.field(default_factory=WorldConfig)
+    json: bool = False  # print world_lm.json instead of a summary
 
 
 def main() -> None:
@@ -111,6 +131,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "run": _run,
         "ask": _ask,
         "report": _report,
+        "world-lm": _world_lm,
         "doctor": _doctor,
     }
     if command in STAGES:
@@ -135,7 +156,10 @@ def _guarded(work: Callable[[], None]) -> int:
             return _disk_full(error.filename or "")
         return _failed(error)
     except KeyboardInterrupt:
-        print("radit: interrupted; the same command continues where it stopped", file=sys.stderr)
+        print(
+            "radit: interrupted; run the same command again, what is finished is kept",
+            file=sys.stderr,
+        )
         return 130
     except Exception as error:
         return _failed(error)
@@ -232,6 +256,7 @@ def _stage(command: str, arguments: Sequence[str]) -> None:
 
 def _run(arguments: Sequence[str]) -> None:
     """`radit run RECIPE`: the recipe, changed by --config, the flags and --set, in that order."""
+    from radit_ray import commands
     from radit_ray.recipes import RECIPES, recipe_named
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -240,45 +265,8 @@ def _run(arguments: Sequence[str]) -> None:
     recipe = recipe_named(arguments[0])
     split = [part for value in _joined_sets(arguments[1:]) for part in value]
     args = _parse(RunArgs, split, f"radit run {arguments[0]}", RECIPES[arguments[0]].__doc__ or "")
-    recipe = _changed(recipe, args)
-    output = args.output or ("runs/demo" if recipe.name == "demo" else "")
-    if not output:
-        raise InputError("no --output given; expected a folder for the run")
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not (
-        os.path.isabs(output) or "://" in output
-    ):
-        raise InputError(
-            f"--output {output} inside a Ray job lies in a folder that goes with the job; give an "
-            "absolute path or a URI that all nodes see"
-        )
-    if recipe.name == "demo" and not recipe.corpus:
-        recipe = _demo_inputs(recipe, output)
-    if recipe.name == "squad_open" and not (recipe.corpus and recipe.examples):
-        recipe = _squad_inputs(recipe)
-    from radit_ray.engines.connect import connect
-    from radit_ray.pipeline import pipeline
-    from radit_ray.report.table import render
-    from radit_ray.runs import Run
-
-    run = Run(recipe, output)
-    if recipe.name == "own" and not recipe.examples:
-        print(
-            "radit: no --examples: R-ft runs on the corpus alone; LM-ft and the evaluation need "
-            "questions with answers",
-            file=sys.stderr,
-        )
-    started = time.perf_counter()
-    connect(num_cpus=args.num_cpus or None)
-    results = pipeline(recipe, run)
-    if args.json:
-        print(json.dumps(results))
-        return
-    print(f"\n{render(results)}\n" if results["variants"] else "")
-    print(f"{output}/results.json written after {time.perf_counter() - started:.0f} s")
-    if results["variants"]:
-        print(f'ask it: radit ask {output} "your question"')
-    else:
-        print(f"the tuned retriever: {output}/r-ft/retriever (sentence-transformers)")
+    recipe = commands.changed(recipe, args)
+    commands.run(recipe, args.output, num_cpus=args.num_cpus, as_json=args.json)
 
 
 def _joined_sets(arguments: Sequence[str]) -> list[list[str]]:
@@ -295,69 +283,6 @@ def _joined_sets(arguments: Sequence[str]) -> list[list[str]]:
             waiting = False
             rest.append(argument)
     return [rest, ["--set", *values] if values else []]
-
-
-def _changed(recipe: Any, args: RunArgs) -> Any:
-    from radit_ray.recipes import flatten, override
-
-    changes: dict[str, Any] = {}
-    if args.config:
-        import tomllib
-
-        try:
-            with open(args.config, "rb") as file:
-                changes |= flatten(tomllib.load(file))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InputError(
-                f"{args.config}: {error}; expected a TOML file with fields of the recipe"
-            ) from None
-    changes |= {
-        name: getattr(args, name)
-        for name in ("lm", "retriever", "preset", "corpus", "examples")
-        if getattr(args, name)
-    }
-    if args.cycles is not None:
-        changes["cycles"] = args.cycles
-    if args.limit:
-        changes["retrieve.limit"] = args.limit
-        corpus_examples = min(recipe.retrieve.corpus_examples, args.limit)
-        changes.setdefault("retrieve.corpus_examples", corpus_examples)
-    for pair in args.set:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise InputError(f"--set {pair!r}, expected field=value such as lm_ft.lr=1e-5")
-        changes[name] = value
-    return override(recipe, changes)
-
-
-def _demo_inputs(recipe: Any, output: str) -> Any:
-    """The generated world's files beside the run."""
-    from radit_ray.data.world import WorldConfig, write_world
-
-    paths = write_world(WorldConfig(), os.path.join(output, "world"))
-    examples = ",".join(f"{split}={paths[split]}" for split in ("train", "dev", "eval"))
-    return dataclasses.replace(recipe, corpus=str(paths["corpus"]), examples=examples)
-
-
-def _squad_inputs(recipe: Any) -> Any:
-    """The files of squad_open in $RADIT_DATA, else in ../shared/data."""
-    folder = os.path.join(
-        os.environ.get("RADIT_DATA", os.path.join("..", "shared", "data")), "squad_open"
-    )
-    if not os.path.isdir(folder):
-        raise InputError(
-            f"{folder} does not exist; set RADIT_DATA to the folder that holds squad_open/, or "
-            "give --corpus and --examples"
-        )
-    examples = ",".join(
-        f"{split}={folder}/qa.{name}.jsonl.gz"
-        for split, name in (("train", "train"), ("eval", "dev"))
-    )
-    return dataclasses.replace(
-        recipe,
-        corpus=recipe.corpus or f"{folder}/corpus.jsonl.gz",
-        examples=recipe.examples or examples,
-    )
 
 
 def _ask(arguments: Sequence[str]) -> None:
@@ -378,48 +303,34 @@ def _ask(arguments: Sequence[str]) -> None:
     about = "Asks a finished run, and shows the chunks with p_R and what each alone would answer."
     kind = dataclasses.make_dataclass("AskArgs", fields, kw_only=True, frozen=True)
     args = _parse(kind, arguments, "radit ask", about)
-    from radit_ray.engines.asking import ask
+    from radit_ray.commands import ask
 
-    prediction = ask(args.run, args.question, variant=args.variant)
-    if args.json:
-        print(json.dumps(prediction))
-        return
-    print(f"{prediction['prediction']}\n")
-    for number, title in enumerate(prediction["titles"]):
-        alone = (
-            prediction["chunk_answers"][number] if number < len(prediction["chunk_answers"]) else ""
-        )
-        print(
-            f"  p_R {prediction['p_r'][number]:.3f}  {title}: "
-            f"{prediction['texts'][number][:110]!r} -> {alone!r}"
-        )
+    ask(args.run, args.question, variant=args.variant, as_json=args.json)
+
+
+def _world_lm(arguments: Sequence[str]) -> None:
+    """`radit world-lm`: the base LM of a demo, from the generated world's plain text."""
+    about = "Trains the base LM of radit demo from scratch on the plain text of a generated world."
+    args = _parse(WorldLmArgs, arguments, "radit world-lm", about)
+    from radit_ray import commands
+
+    commands.world_lm(args, command=shlex.join(["radit", "world-lm", *arguments]))
 
 
 def _report(arguments: Sequence[str]) -> None:
-    """`radit report RUN`: a finished run's results as Markdown on standard output."""
+    from radit_ray.commands import report
+
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise InputError("usage: radit report RUN (a folder with results.json)")
-    from radit_ray.data import storage
-    from radit_ray.report.table import page
-
-    file = storage.join(arguments[0], "results.json")
-    if not storage.exists(file):
-        raise InputError(f"{arguments[0]}: no results.json, expected the folder of a finished run")
-    print(page(storage.read_json(file)))
+    report(arguments[0])
 
 
 def _doctor(arguments: Sequence[str]) -> None:
-    """`radit doctor`: what this machine offers and what is missing."""
+    from radit_ray.commands import doctor
+
     if arguments:
         raise InputError("radit doctor takes no options")
-    from radit_ray.engines.doctor import findings
-
-    failed = False
-    for name, state, fix in findings():
-        failed |= bool(fix)
-        print(f"{'!!' if fix else 'ok'}  {name}: {state}{f'; {fix}' if fix else ''}")
-    if failed:
-        raise InputError("something is missing, see the lines above")
+    doctor()
 
 
 if __name__ == "__main__":

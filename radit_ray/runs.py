@@ -3,6 +3,7 @@
 <run>/artifacts/<stage>-<fingerprint12>/   every artifact, by content
 <run>/<stage>/, <run>/cycle-1/<stage>/     links to them by role
 <run>/run.json, <run>/results.json         what each variant is made of; what came out
+<run>/seed-1/...                           the same for a second training seed, artifacts shared
 """
 
 from __future__ import annotations
@@ -11,24 +12,26 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
+from radit_ray.cycles import Cycle
 from radit_ray.data import storage
 from radit_ray.data.artifacts import FINGERPRINT, Artifact, make_link, read_manifest
 from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.answering import Variant
 from radit_ray.engines.doctor import environment
+from radit_ray.engines.measuring import mean_over_seeds, measure, read_predictions
 from radit_ray.engines.references import model_input, retriever_input
 from radit_ray.recipes import Recipe
 from radit_ray.stages.evaluate import EvaluateConfig
 from radit_ray.stages.lm_ft import LmFtConfig
-from radit_ray.stages.r_ft import RFtConfig
-from radit_ray.stages.retrieve import RetrieveConfig
-from radit_ray.stages.score import ScoreConfig
 
 VARIANTS = ("closed-book", "replug", "replug-5shot", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
+PROBES = (
+    "lm-ft-closed-book",
+)  # looked at by task only: does the tuned LM still know what it knew?
 FILLED = {  # fields of a stage that a run decides, and what to set instead
     "lm_ft.lm": "lm",
     "lm_ft.background": "variants",
@@ -40,6 +43,7 @@ FILLED = {  # fields of a stage that a run decides, and what to set instead
     "r_ft.preset": "preset",
     "evaluate.variants": "variants",
     "evaluate.contrasts": "contrasts",
+    "evaluate.probes": "probes",
 }
 PURPOSES = {
     "chunk": "cut the corpus into chunks",
@@ -58,9 +62,11 @@ PURPOSES = {
 class Run:
     """Names and places for one recipe; the stages do the work."""
 
-    def __init__(self, recipe: Recipe, folder: str) -> None:
-        _check(recipe)
+    def __init__(self, recipe: Recipe, folder: str, *, artifacts: str = "artifacts") -> None:
+        check_recipe(recipe)
         self.recipe, self.folder = recipe, folder
+        self.artifacts = artifacts  # their folder, relative to the run's
+        self.evaluated = ""
         self.needed = set(recipe.variants)
         self.prefix = ""
         self.index = ""
@@ -81,7 +87,7 @@ class Run:
             )
         where = f"cycle-{int(self.prefix[6:-1])}: " if self.prefix else ""
         print(f"radit {where}{name}: {PURPOSES[name]}", file=sys.stderr, flush=True)
-        output = storage.join(self.folder, "artifacts", f"{kind}-{FINGERPRINT}")
+        output = storage.join(self._root(), f"{kind}-{FINGERPRINT}")
         artifact = function(config, **inputs, output=output, resources=self.recipe.resources)
         make_link(storage.join(self.folder, f"{self.prefix}{name}"), artifact.path)
         if kind == "score" and not self.t_r:
@@ -113,7 +119,7 @@ class Run:
     def evaluation(self) -> EvaluateConfig:
         """The variants of the recipe with their models filled in."""
         recipe = self.recipe
-        made = {name: self._variant(name) for name in recipe.variants}
+        made = {name: self._variant(name) for name in (*recipe.variants, *recipe.probes)}
         missing = [name for name, variant in made.items() if variant is None]
         variants = [variant for variant in made.values() if variant is not None]
         variants += [
@@ -127,10 +133,14 @@ class Run:
             )
         names = {variant.name for variant in variants}
         contrasts = tuple(c for c in recipe.contrasts if set(c.split("-minus-")) <= names)
-        return dataclasses.replace(recipe.evaluate, variants=tuple(variants), contrasts=contrasts)
+        probes = tuple(name for name in recipe.probes if name in names)
+        return dataclasses.replace(
+            recipe.evaluate, variants=tuple(variants), contrasts=contrasts, probes=probes
+        )
 
     def finish(self, evaluated: str | None) -> dict[str, Any]:
         """Writes run.json and results.json; returns the results."""
+        self.evaluated = evaluated or ""
         config = self.evaluation() if evaluated else EvaluateConfig(variants=())
         record = {
             "recipe": json.loads(json.dumps(dataclasses.asdict(self.recipe))),
@@ -178,6 +188,8 @@ class Run:
             return dataclasses.replace(
                 base, lm=f"{self.it}/model", k=0 if name == "it" else recipe.k_infer
             )
+        if name == "lm-ft-closed-book":
+            return dataclasses.replace(self._pair("lm-ft", self.done[-1], base), name=name, k=0)
         return self._pair(name, self.done[-1], base)
 
     def _pair(self, name: str, cycle: Cycle, base: Variant | None = None) -> Variant:
@@ -217,12 +229,17 @@ class Run:
             **{name: getattr(variant, name) for name in fields},
         }
 
+    def _root(self) -> str:
+        """Where the artifacts lie."""
+        if self.artifacts.startswith("../"):
+            return storage.join(self.folder.rstrip("/").rpartition("/")[0], self.artifacts[3:])
+        return storage.join(self.folder, self.artifacts)
+
     def _relative(self, path: str) -> str:
-        root = storage.local(self.folder)
-        real = storage.join(root, "artifacts")
+        real = storage.absolute(self._root())
         for prefix in (real, os.path.realpath(real)):
             if path.startswith(prefix + "/"):
-                return "artifacts" + path[len(prefix) :]
+                return self.artifacts + path[len(prefix) :]
         return path
 
     def _stages(self) -> dict[str, Any]:
@@ -248,74 +265,79 @@ class Run:
         return found
 
 
-@dataclasses.dataclass
-class Cycle:
-    """One alternation: what it reads from the last one, and what its stages made."""
-
-    run: Run
-    number: int
-    last: Cycle | None
-    ranked: str  # ranked rows of the retriever that makes this cycle's data
-    lm: str = ""
-    retriever: str = ""
-    reranked: str = ""
-
-    @property
-    def more(self) -> bool:
-        """Whether another cycle follows."""
-        return self.number + 1 < self.run.recipe.cycles
-
-    def lm_ft(self) -> LmFtConfig:
-        """LM-ft from the base weights, or with cycle_init="previous" from the last cycle's."""
-        return dataclasses.replace(self.run.recipe.lm_ft, lm=self._start_lm())
-
-    def score(self) -> ScoreConfig:
-        """The frozen judge: `score.lm` if given (the paper's is larger), else the base LM first,
-        then the LM of the last pair.
-        """
-        recipe = self.run.recipe
-        lm = recipe.score.lm or recipe.lm
-        if self.last and self.last.lm and not recipe.score.lm:
-            lm = f"{self.last.lm}/model"
-        return dataclasses.replace(
-            recipe.score, lm=lm, eos_token=recipe.score.eos_token or recipe.lm_ft.eos_token
+def seeded(recipe: Recipe, folder: str) -> Iterator[tuple[Recipe, Run]]:
+    """The recipe once for each training seed, the first in `folder` itself; artifacts that no seed
+    decides (corpus, chunks, vectors, index) are made once.
+    """
+    if not recipe.seeds:
+        yield recipe, Run(recipe, folder)
+    for number, seed in enumerate(recipe.seeds):
+        one = dataclasses.replace(
+            recipe,
+            lm_ft=dataclasses.replace(recipe.lm_ft, seed=seed),
+            r_ft=dataclasses.replace(recipe.r_ft, seed=seed),
         )
+        if number == 0:
+            yield one, Run(one, folder)
+        else:
+            below = storage.join(folder, f"seed-{seed}")
+            print(f"radit: training seed {seed}", file=sys.stderr, flush=True)
+            yield one, Run(one, below, artifacts="../artifacts")
 
-    def r_ft(self) -> RFtConfig:
-        """R-ft from the base query encoder, or with cycle_init="previous" from the last cycle's."""
-        recipe = self.run.recipe
-        changes: dict[str, Any] = {"retriever": recipe.retriever, "preset": recipe.preset}
-        if recipe.cycle_init == "previous" and self.last:
-            changes = {"retriever": f"{self.last.retriever}/retriever", "preset": "auto"}
-        if not recipe.examples:
-            changes["select_by"] = "kl"  # nobody knows the right chunk of a corpus example
-        changes["t_r"] = recipe.r_ft.t_r or self.run.t_r
-        return dataclasses.replace(recipe.r_ft, **changes)
 
-    def retrieve(self) -> RetrieveConfig:
-        """The same retrieval with the tuned query encoder; corpus examples only where a later cycle
-        trains on them.
-        """
-        recipe = self.run.recipe
-        corpus_examples = recipe.retrieve.corpus_examples if self.more else 0
-        retriever = f"{self.retriever}/retriever"
-        return dataclasses.replace(
-            recipe.retrieve, retriever=retriever, preset="auto", corpus_examples=corpus_examples
+def merge_seeds(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The results of several seeds as one: each question's mean over seeds, intervals over groups
+    of questions, and every seed's own table in `by_seed`. Written over the first run's
+    results.json.
+    """
+    first, config = runs[0], runs[0].evaluation()
+    tables = {
+        variant.name: mean_over_seeds(
+            [read_predictions(run.evaluated, variant.name) for run in runs]
         )
+        for variant in config.variants
+    }
+    distinct = {
+        stage["fingerprint"]: stage["cost"]["wall_s"]
+        for result in results
+        for stage in result["stages"].values()
+    }
+    merged = {
+        **results[0],
+        **measure(
+            tables,
+            contrasts=config.contrasts,
+            tasks=config.tasks,
+            probes=config.probes,
+            num_samples=config.bootstrap,
+            seed=config.seed,
+        ),
+        "seeds": [seed for result in results for seed in result["seeds"]],
+        "by_seed": {
+            str(result["seeds"][0]): {
+                name: result[name] for name in ("variants", "contrasts", "tasks")
+            }
+            for result in results
+        },
+        "wall_s": sum(distinct.values()),
+    }
+    storage.write_json(storage.join(first.folder, "results.json"), merged)
+    return merged
 
-    def _start_lm(self) -> str:
-        if self.run.recipe.cycle_init == "previous" and self.last:
-            return f"{self.last.lm}/model"
-        return self.run.recipe.lm
 
-
-def _check(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """What can be told before any work: unknown variants, sizes that contradict each other, missing
     inputs.
     """
-    for name in recipe.variants:
-        if name not in VARIANTS:
-            raise InputError(f"unknown variant {name!r}{nearest(name, VARIANTS)}")
+    for what, names, known in (
+        ("variant", recipe.variants, VARIANTS),
+        ("probe", recipe.probes, PROBES),
+    ):
+        for name in names:
+            if name not in known:
+                raise InputError(f"unknown {what} {name!r}{nearest(name, known)}")
+    if len(set(recipe.seeds)) != len(recipe.seeds):
+        raise InputError(f"seeds={recipe.seeds}, expected different ones")
     for contrast in recipe.contrasts:
         for side in contrast.split("-minus-"):
             if side not in VARIANTS or "-minus-" not in contrast:

@@ -59,6 +59,8 @@ def partial_example(value: Mapping[str, Any]) -> dict[str, Any]:
     gold = value.get("gold_ids") or value.get("gold_pid")
     if gold:
         partial["gold_ids"] = [gold] if isinstance(gold, str) else gold
+    if isinstance(value.get("title"), str):
+        partial["article"] = value["title"]
     group = value.get("group") or value.get("gold_pid") or value.get("title")
     if group:
         partial["group"] = str(group) if _is_number(group) else group
@@ -159,6 +161,7 @@ def flat_squad(value: Mapping[str, Any], category: str) -> Iterator[dict[str, An
                         "answers": answers,
                         "context": paragraph["context"],
                         "group": f"{title}#{number}" if single else title,
+                        "article": title,
                     }
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"SQuAD JSON with an unknown shape ({error!r}); see its format") from error

@@ -53,6 +53,7 @@ EXAMPLE_DEFAULTS: dict[str, Any] = {
     "context": "",
     "date": "",
     "group": "",
+    "article": "",
     "gold_ids": [],
     "exclude_ids": [],
 }

@@ -125,7 +125,7 @@ def check_config(config: WorldConfig) -> None:
     }  # fmt: skip
     for field, (low, high) in bounds.items():
         value = getattr(config, field)
-        if value < low or (high is not None and value > high):
+        if not value >= low or (high is not None and not value <= high):  # nan is neither
             expected = f"at least {low}" if high is None else f"{low} to {high}"
             raise InputError(f"{field}={value} of WorldConfig; expected {expected}: change {field}")
     statements, room = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -31,11 +31,12 @@ from radit_ray.core.templates import (
     options,
     resolve_template,
 )
-from radit_ray.engines.ranking import hits_of
+from radit_ray.engines.ranking import answer_hits, hits_of
 from radit_ray.models.causal_lm import CausalLM
 
 ENSEMBLES = ("answers", "tokens", "concat")
-METRICS = ("em", "f1", "nll", "recall@1", "recall@5")
+# recall by the gold chunk where the example names it; answer_recall by answer string in any case
+METRICS = ("em", "f1", "nll", "recall@1", "recall@5", "answer_recall@1", "answer_recall@5")
 Row = dict[str, Any]
 
 
@@ -67,6 +68,7 @@ PREDICTION = pa.schema(
         ("id", pa.string()),
         ("task", pa.string()),
         ("group", pa.string()),
+        ("article", pa.string()),
         ("question", pa.string()),
         ("answers", _STRINGS),
     ]
@@ -86,10 +88,12 @@ def check_variant(variant: Variant) -> None:
     """InputError on an unknown ensemble or template, or numbers out of range."""
     if variant.template != "auto":
         resolve_template({}, variant.template)
-    if variant.ensemble not in ENSEMBLES:
-        raise InputError(
-            f"unknown ensemble {variant.ensemble!r}{nearest(variant.ensemble, ENSEMBLES)}"
-        )
+    for what, value, known in (
+        ("ensemble", variant.ensemble, ENSEMBLES),
+        ("scoring", variant.scoring, get_args(ensembles.Scoring)),
+    ):
+        if value not in known:
+            raise InputError(f"unknown {what} {value!r}{nearest(value, known)}")
     if variant.k < 0 or variant.shots < 0 or variant.max_new_tokens < 1:
         raise InputError(
             f"variant {variant.name!r}: expected k and shots of 0 or more, max_new_tokens of 1 or "
@@ -144,36 +148,27 @@ def answer_batch(
     fitted = [
         fit_prompts(lm, row, variant, ids, shots) for row, ids in zip(rows, golds, strict=True)
     ]
-    weights = [
-        weights_of(row, variant, t_r, len(f[0])) for row, f in zip(rows, fitted, strict=True)
-    ]
-    results: list[Row] = [{} for _ in rows]
-    tokens = 0
-    generating = [i for i, row in enumerate(rows) if not len(row["choices"])]
-    choosing = [i for i, row in enumerate(rows) if len(row["choices"])]
-    for numbers, answer in ((generating, _generate), (choosing, _choose)):
-        if not numbers:
-            continue
-        prompts = [fitted[i][0] for i in numbers]
-        found, used = answer(
-            lm,
-            [rows[i] for i in numbers],
-            prompts,
-            [weights[i] for i in numbers],
-            variant,
-            batch_tokens,
-        )
-        tokens += used
-        for i, result in zip(numbers, found, strict=True):
-            results[i] = result
-    gold, used = gold_logprobs(lm, golds, [f[0] for f in fitted], batch_tokens)
+    prompts = [prompts for prompts, _ in fitted]
+    weights = [weights_of(row, variant, t_r, len(p)) for row, p in zip(rows, prompts, strict=True)]
+    found, tokens = _candidates(lm, rows, prompts, weights, variant, batch_tokens)
+    # gold answer and candidates together: a prompt is computed once for all of them
+    scored, used = _logprobs(
+        lm, prompts, [[g, *c.ids] for g, c in zip(golds, found, strict=True)], batch_tokens
+    )
     tokens += used
-    predictions = [
-        _prediction(row, result, weight_K, gold_K, truncated, variant.k, t_r)
-        for row, result, weight_K, gold_K, (_, truncated) in zip(
-            rows, results, weights, gold, fitted, strict=True
+    bare, used = _bare_logprobs(lm, rows, found, variant, batch_tokens)
+    tokens += used
+    predictions = []
+    for i, row in enumerate(rows):
+        gold_K, logprob_UK = scored[i][0], torch.from_numpy(scored[i][1:])
+        weight_K = torch.from_numpy(weights[i])
+        if len(row["choices"]):
+            result = _choose(row, found[i], logprob_UK, weight_K, bare[i], variant.scoring)
+        else:
+            result = _pick(found[i], logprob_UK, weight_K)
+        predictions.append(
+            _prediction(row, result, weights[i], gold_K, fitted[i][1], variant.k, t_r)
         )
-    ]
     return predictions, tokens
 
 
@@ -183,10 +178,31 @@ def gold_logprobs(
     """log p_LM(gold answer | prompt) for each prompt of each row (nats, summed over tokens), and
     tokens computed. A row's answer is the same ids under each of its prompts.
     """
-    flat = [prompt for row_prompts in prompts for prompt in row_prompts]
-    answers = [ids for ids, row_prompts in zip(golds, prompts, strict=True) for _ in row_prompts]
-    logprobs = lm.answer_logprobs(flat, answers, batch_tokens=batch_tokens)
-    return _split(logprobs, [len(p) for p in prompts]), lm.last_num_tokens
+    scored, tokens = _logprobs(lm, prompts, [[ids] for ids in golds], batch_tokens)
+    return [logprob_1K[0] for logprob_1K in scored], tokens
+
+
+def _logprobs(
+    lm: CausalLM,
+    prompts: list[list[list[int]]],
+    answers: list[list[list[int]]],
+    batch_tokens: int,
+) -> tuple[list[np.ndarray], int]:
+    """For each row the matrix (U, K) of its U answers under its K prompts, and tokens computed."""
+    pairs = [
+        # a candidate may be longer than the room that was kept for the gold answer
+        (prompt, answer[: lm.context_length - len(prompt)])
+        for row_prompts, row_answers in zip(prompts, answers, strict=True)
+        for answer in row_answers
+        for prompt in row_prompts
+    ]
+    logprobs = lm.answer_logprobs(
+        [p for p, _ in pairs], [a for _, a in pairs], batch_tokens=batch_tokens
+    )
+    sizes = [len(p) * len(a) for p, a in zip(prompts, answers, strict=True)]
+    parts = np.split(logprobs, np.cumsum(sizes)[:-1])
+    tokens = lm.last_num_tokens
+    return [part.reshape(-1, len(p)) for part, p in zip(parts, prompts, strict=True)], tokens
 
 
 def gold_ids(lm: CausalLM, row: Row, template: str) -> list[int]:
@@ -215,160 +231,133 @@ def fit_prompts(
     return [f.ids for f in fitted], truncated
 
 
-def _generate(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What a row may answer: texts, and the ids of those that the ensemble has to score."""
+
+    texts: list[str]
+    ids: list[list[int]]
+    chunk_answers: list[str] = dataclasses.field(default_factory=list)  # each prompt's own
+
+
+def _candidates(
     lm: CausalLM,
     rows: list[Row],
     prompts: list[list[list[int]]],
     weights: list[np.ndarray],
     variant: Variant,
     batch_tokens: int,
-) -> tuple[list[Row], int]:
-    """Decoded answers by the variant's ensemble."""
-    if variant.ensemble == "tokens" and any(len(p) > 1 for p in prompts):
-        return _generate_tokens(lm, prompts, weights, variant, batch_tokens)
-    flat = [prompt for row_prompts in prompts for prompt in row_prompts]
-    ids = lm.generate(flat, max_new_tokens=variant.max_new_tokens, batch_tokens=batch_tokens)
-    tokens = lm.last_num_tokens
-    texts = _split([clean_answer(lm.text(i)) for i in ids], [len(p) for p in prompts])
-    candidates = [
-        _candidates(t, w, variant.max_answers) for t, w in zip(texts, weights, strict=True)
-    ]
-    # every unique answer under every prompt (Eq. 2), EOS included so that a prefix of an answer
-    # does not win by being short
-    pairs = [
-        (prompt, lm.answer_ids(answer, eos=True))
-        for row_prompts, found in zip(prompts, candidates, strict=True)
-        if len(found) > 1
-        for answer in found
-        for prompt in row_prompts
-    ]
-    pairs = [
-        (prompt, answer[: max(1, lm.context_length - len(prompt))]) for prompt, answer in pairs
-    ]
-    logprobs = lm.answer_logprobs(
-        [p for p, _ in pairs], [a for _, a in pairs], batch_tokens=batch_tokens
-    )
-    tokens += lm.last_num_tokens
-    results, at = [], 0
-    for row_texts, found, row_prompts, weight_K in zip(
-        texts, candidates, prompts, weights, strict=True
-    ):
-        scores = np.zeros(len(found), dtype=np.float32)
-        if len(found) > 1:
-            size = len(found) * len(row_prompts)
-            logprob_UK = torch.from_numpy(logprobs[at : at + size].reshape(len(found), -1))
-            at += size
-            scores = ensembles.answers(logprob_UK, torch.from_numpy(weight_K)).numpy()
-        best = found[int(scores.argmax())] if found else ""
-        results.append(
-            {
-                "prediction": best,
-                "chunk_answers": row_texts,
-                "candidates": found,
-                "candidate_logprobs": scores.tolist(),
-            }
-        )
-    return results, tokens
-
-
-def _candidates(texts: list[str], weight_K: np.ndarray, max_answers: int) -> list[str]:
-    """Unique non-empty answers, those whose prompts hold most p_R first."""
-    mass: collections.Counter[str] = collections.Counter()
-    for text, weight in zip(texts, weight_K, strict=True):
-        if text:
-            mass[text] += float(weight)
-    return [text for text, _ in mass.most_common(max_answers or None)]
-
-
-def _generate_tokens(
-    lm: CausalLM,
-    prompts: list[list[list[int]]],
-    weights: list[np.ndarray],
-    variant: Variant,
-    batch_tokens: int,
-) -> tuple[list[Row], int]:
-    """One continuation of K prompts mixed token by token; rows with as many prompts go together."""
-    results: list[Row] = [{} for _ in prompts]
+) -> tuple[list[Candidates], int]:
+    """The options of a choice; else what the LM decodes, from each prompt or from their mixture."""
+    found: list[Candidates] = []
+    for row in rows:
+        texts = options(row, variant.template) if len(row["choices"]) else []
+        found.append(Candidates(texts=texts, ids=[lm.answer_ids(text) for text in texts]))
+    asked = [i for i, row in enumerate(rows) if not len(row["choices"])]
+    mixed = [i for i in asked if variant.ensemble == "tokens" and len(prompts[i]) > 1]
+    alone = [i for i in asked if i not in set(mixed)]
     tokens = 0
-    for count in sorted({len(p) for p in prompts}):
-        numbers = [i for i, p in enumerate(prompts) if len(p) == count]
+    for count in sorted({len(prompts[i]) for i in mixed}):
+        numbers = [i for i in mixed if len(prompts[i]) == count]
         ids = lm.generate(
             [prompt for i in numbers for prompt in prompts[i]],
             max_new_tokens=variant.max_new_tokens,
             group_size=count,
-            log_p_r=np.log(np.stack([weights[i] for i in numbers])) if count > 1 else None,
+            log_p_r=np.log(np.stack([weights[i] for i in numbers])),
             batch_tokens=batch_tokens,
         )
         tokens += lm.last_num_tokens
         for i, answer in zip(numbers, ids, strict=True):
-            text = clean_answer(lm.text(answer))
-            results[i] = {
-                "prediction": text,
-                "chunk_answers": [],
-                "candidates": [text],
-                "candidate_logprobs": [0.0],
-            }
-    return results, tokens
+            found[i] = Candidates(texts=[clean_answer(lm.text(answer))], ids=[])
+    if alone:
+        flat = [prompt for i in alone for prompt in prompts[i]]
+        ids = lm.generate(flat, max_new_tokens=variant.max_new_tokens, batch_tokens=batch_tokens)
+        tokens += lm.last_num_tokens
+        decoded = iter(clean_answer(lm.text(answer)) for answer in ids)
+        for i in alone:
+            own = [next(decoded) for _ in prompts[i]]
+            found[i] = _unique(lm, own, weights[i], variant.max_answers)
+    return found, tokens
+
+
+def _unique(
+    lm: CausalLM, chunk_answers: list[str], weight_K: np.ndarray, max_answers: int
+) -> Candidates:
+    """Unique non-empty answers, those whose prompts hold most p_R first. A single one needs no
+    score.
+    """
+    mass: collections.Counter[str] = collections.Counter()
+    for text, weight in zip(chunk_answers, weight_K, strict=True):
+        if text:
+            mass[text] += float(weight)
+    texts = [text for text, _ in mass.most_common(max_answers or None)]
+    # every unique answer under every prompt (Eq. 2), EOS included so that a prefix of an answer
+    # does not win by being short
+    ids = [lm.answer_ids(text, eos=True) for text in texts] if len(texts) > 1 else []
+    return Candidates(texts=texts, ids=ids, chunk_answers=chunk_answers)
+
+
+def _pick(found: Candidates, logprob_UK: torch.Tensor, weight_K: torch.Tensor) -> Row:
+    """The candidate with most probability in the mixture (Eq. 2)."""
+    scores = [0.0] * len(found.texts)
+    if found.ids:
+        scores = ensembles.answers(logprob_UK, weight_K).tolist()
+    best = max(range(len(scores)), key=scores.__getitem__, default=None)
+    return {
+        "prediction": "" if best is None else found.texts[best],
+        "chunk_answers": found.chunk_answers,
+        "candidates": found.texts,
+        "candidate_logprobs": scores,
+    }
+
+
+def _bare_logprobs(
+    lm: CausalLM, rows: list[Row], found: list[Candidates], variant: Variant, batch_tokens: int
+) -> tuple[list[np.ndarray], int]:
+    """log p_LM(option | "Answer:") of each choice, (O,), where the scoring divides by it; else
+    zeros.
+    """
+    choosing = [i for i, row in enumerate(rows) if len(row["choices"])]
+    bare = [np.zeros(len(candidates.ids), dtype=np.float32) for candidates in found]
+    if variant.scoring != "nll_compl" or not choosing:
+        return bare, 0
+    prompt = [*lm.bos_ids, *lm.encode("Answer:")]
+    logprobs, tokens = _logprobs(
+        lm, [[prompt]] * len(choosing), [found[i].ids for i in choosing], batch_tokens
+    )
+    for i, logprob_O1 in zip(choosing, logprobs, strict=True):
+        bare[i] = logprob_O1[:, 0]
+    return bare, tokens
 
 
 def _choose(
-    lm: CausalLM,
-    rows: list[Row],
-    prompts: list[list[list[int]]],
-    weights: list[np.ndarray],
-    variant: Variant,
-    batch_tokens: int,
-) -> tuple[list[Row], int]:
+    row: Row,
+    found: Candidates,
+    logprob_OK: torch.Tensor,
+    weight_K: torch.Tensor,
+    bare_O: np.ndarray,
+    scoring: str,
+) -> Row:
     """The option with the best p_R-weighted probability under the variant's scoring (Appendix
     B).
     """
-    encoded = [[lm.answer_ids(o) for o in options(row, variant.template)] for row in rows]
-    pairs = [
-        (prompt, option)
-        for row_prompts, ids in zip(prompts, encoded, strict=True)
-        for option in ids
-        for prompt in row_prompts
-    ]
-    logprobs = lm.answer_logprobs(
-        [p for p, _ in pairs], [o for _, o in pairs], batch_tokens=batch_tokens
+    scores = ensembles.choice_scores(
+        ensembles.choices(logprob_OK, weight_K),
+        num_tokens_O=torch.tensor([len(ids) for ids in found.ids]),
+        num_chars_O=torch.tensor([len(text) for text in found.texts]),
+        logprob_uncond_O=torch.from_numpy(bare_O),
+        scoring=scoring,  # type: ignore[arg-type]
     )
-    tokens = lm.last_num_tokens
-    uncond: list[np.ndarray] = [np.zeros(len(ids), dtype=np.float32) for ids in encoded]
-    if variant.scoring == "nll_compl":
-        bare = [*lm.bos_ids, *lm.encode("Answer:")]
-        flat = [option for ids in encoded for option in ids]
-        uncond = _split(
-            lm.answer_logprobs([bare] * len(flat), flat, batch_tokens=batch_tokens),
-            [len(i) for i in encoded],
-        )
-        tokens += lm.last_num_tokens
-    results, at = [], 0
-    for row, row_prompts, ids, weight_K, bare_O in zip(
-        rows, prompts, encoded, weights, uncond, strict=True
-    ):
-        size = len(ids) * len(row_prompts)
-        logprob_OK = torch.from_numpy(logprobs[at : at + size].reshape(len(ids), -1))
-        at += size
-        names = options(row, variant.template)
-        scores = ensembles.choice_scores(
-            ensembles.choices(logprob_OK, torch.from_numpy(weight_K)),
-            num_tokens_O=torch.tensor([len(i) for i in ids]),
-            num_chars_O=torch.tensor([len(n) for n in names]),
-            logprob_uncond_O=torch.from_numpy(bare_O),
-            scoring=variant.scoring,  # type: ignore[arg-type]
-        )
-        best = int(scores.argmax())
-        alone = [names[i] for i in logprob_OK.argmax(0).tolist()]
-        right = float(best == gold_choice(row))
-        results.append(
-            {
-                "prediction": row["choices"][best],
-                "chunk_answers": alone,
-                "candidates": list(row["choices"]),
-            }
-            | {"candidate_logprobs": scores.tolist(), "em": right, "f1": right}
-        )
-    return results, tokens
+    best = int(scores.argmax())
+    right = float(best == gold_choice(row))
+    return {
+        "prediction": row["choices"][best],
+        "chunk_answers": [found.texts[i] for i in logprob_OK.argmax(0).tolist()],
+        "candidates": list(row["choices"]),
+        "candidate_logprobs": scores.tolist(),
+        "em": right,
+        "f1": right,
+    }
 
 
 def _prediction(
@@ -388,25 +377,19 @@ def _prediction(
     else:
         nll = -float(gold_K[0])
     hits_K = hits_of(row) if k else []
+    holds_K = answer_hits(row) if k else []
     return {
-        **{name: row[name] for name in ("id", "task", "group", "question", "answers")},
+        **{name: row[name] for name in ("id", "task", "group", "article", "question", "answers")},
         "em": metrics.exact_match(result["prediction"], row["answers"]),
         "f1": metrics.f1(result["prediction"], row["answers"]),
         **result,
         "nll": nll,
         "recall@1": float(any(hits_K[:1])) if hits_K else None,
         "recall@5": float(any(hits_K[:5])) if hits_K else None,
+        "answer_recall@1": float(any(holds_K[:1])) if holds_K else None,
+        "answer_recall@5": float(any(holds_K[:5])) if holds_K else None,
         "chunk_ids": row["chunk_ids"][:k],
         "p_r": weight_K.tolist(),
         "chunk_logprobs": gold_K.tolist(),
         "num_truncated": truncated,
     }
-
-
-def _split(values: Any, sizes: list[int]) -> list[Any]:
-    """Consecutive parts of the given sizes."""
-    parts, at = [], 0
-    for size in sizes:
-        parts.append(values[at : at + size])
-        at += size
-    return parts

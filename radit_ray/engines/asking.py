@@ -60,4 +60,6 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
 
 def _inside(run: str, path: str) -> str:
     """A path of run.json: relative ones lie inside the run."""
-    return storage.join(run, path) if path.startswith("artifacts/") else os.path.expanduser(path)
+    if path.startswith(("artifacts/", "../artifacts/")):
+        return storage.join(run, path)
+    return os.path.expanduser(path)

@@ -64,4 +64,9 @@ def hits_of(row: dict[str, Any]) -> list[bool]:
         return [
             c in gold or d in gold for c, d in zip(row["chunk_ids"], row["doc_ids"], strict=True)
         ]
+    return answer_hits(row)
+
+
+def answer_hits(row: dict[str, Any]) -> list[bool]:
+    """Which of a ranked row's chunks contain an answer string (DPR's criterion)."""
     return [contains_answer(text, row["answers"]) for text in row["texts"]]

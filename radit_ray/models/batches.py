@@ -1,10 +1,12 @@
 """Tensors for scoring and LM-ft: (prompt ids, answer ids) pairs -> one batch -> logits at the
 answer positions only.
 
-Two layouts give the same numbers. `padded_batch`: one row per pair, padded on the left so that the
-answers end together. `packed_batch`: all pairs in ONE row without padding, with positions that
-restart and a block-diagonal causal mask, so that no pair sees another. The last answer token is
-never fed: nothing is predicted from it.
+Three layouts give the same numbers. `padded_batch`: one row per pair, padded on the left so that
+the answers end together. `packed_batch`: all pairs in ONE row without padding, with positions that
+restart and a block-diagonal causal mask, so that no pair sees another. `shared_batch`: one row per
+prompt with all its answers behind it, each seeing the prompt and itself only, so that a prompt is
+computed once however many answers are scored. The last answer token is never fed: nothing is
+predicted from it.
 
 Suffixes: B rows, T positions, N answer tokens over all pairs, V vocabulary.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,7 @@ class Batch:
     """Model inputs, and where in them each answer token is predicted."""
 
     input_ids_BT: Tensor
-    attention_mask: Tensor  # (B, T) of 0/1, or (1, 1, T, T) bool of "may attend" for a packed row
+    attention_mask: Tensor  # (B, T) of 0/1, or (B, 1, T, T) bool of "may attend"
     position_ids_BT: Tensor
     row_N: Tensor  # row and column whose logits predict answer token n
     column_N: Tensor
@@ -97,6 +99,54 @@ def packed_batch(pairs: Sequence[Pair], pad_id: int) -> Batch:
     )
 
 
+def shared_batch(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]], pad_id: int
+) -> Batch:
+    """One row per prompt, all its answers behind it; `owner_N` counts the answers row by row.
+
+    Prompts are padded on the left so that they end in one column: the head then runs at few columns
+    for all rows together. An answer's positions follow the prompt's, as if it stood there alone.
+    """
+    pairs = [(p, a) for p, own in zip(prompts, answers, strict=True) for a in own]
+    for pair in pairs:
+        _checked(pair)
+    front = max(map(len, prompts))
+    width = front + max(sum(len(a) - 1 for a in own) for own in answers)
+    input_ids_BT = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    position_ids_BT = torch.zeros((len(prompts), width), dtype=torch.long)
+    segment_BT = torch.zeros((len(prompts), width), dtype=torch.long)  # 0 padding, 1 prompt
+    rows: list[int] = []
+    columns: list[int] = []
+    for row, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
+        start = front - len(prompt)
+        input_ids_BT[row, start:front] = torch.tensor(prompt, dtype=torch.long)
+        position_ids_BT[row, start:front] = torch.arange(len(prompt))
+        segment_BT[row, start:front] = 1
+        at = front
+        for number, answer in enumerate(own):
+            end = at + len(answer) - 1
+            input_ids_BT[row, at:end] = torch.tensor(answer[:-1], dtype=torch.long)
+            position_ids_BT[row, at:end] = len(prompt) + torch.arange(len(answer) - 1)
+            segment_BT[row, at:end] = 2 + number
+            rows += [row] * len(answer)
+            columns += [front - 1, *range(at, end)]  # the prompt's end predicts the first token
+            at = end
+    query_BT1, key_B1T = segment_BT[:, :, None], segment_BT[:, None, :]
+    may_BTT = (key_B1T == query_BT1) | ((key_B1T == 1) & (query_BT1 > 1))
+    causal_TT = torch.ones(width, width, dtype=torch.bool).tril()
+    return Batch(
+        input_ids_BT=input_ids_BT,
+        attention_mask=(may_BTT & causal_TT)[:, None],
+        position_ids_BT=position_ids_BT,
+        row_N=torch.tensor(rows),
+        column_N=torch.tensor(columns),
+        target_N=_targets(pairs),
+        owner_N=torch.repeat_interleave(
+            torch.arange(len(pairs)), torch.tensor([len(answer) for _, answer in pairs])
+        ),
+    )
+
+
 def length_buckets(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Row numbers in batches of similar length: rows * longest <= batch_tokens, at least one row;
     longest first.
@@ -156,20 +206,40 @@ def supports_packing(lm: CausalLM) -> bool:
     False for attention kernels without arbitrary masks, models that ignore position ids, and
     sliding windows shorter than the context (the given mask would replace the window).
     """
+    ids = _probe_ids(lm)
+    pairs: list[Pair] = [(ids[:5], ids[5:7]), (ids[7:9], ids[9:12]), (ids[12:13], ids[13:14])]
+    return _as_alone(lm, pairs, lambda: packed_batch(pairs, lm.pad_id))
+
+
+@torch.no_grad()
+def supports_sharing(lm: CausalLM) -> bool:
+    """Whether two prompts with two answers each behind them give the losses of four rows of their
+    own, to the tolerance of `supports_packing` and for the same reasons.
+    """
+    ids = _probe_ids(lm)
+    prompts, answers = [ids[:5], ids[5:7]], [[ids[7:9], ids[9:12]], [ids[12:13], ids[11:14]]]
+    pairs: list[Pair] = [(p, a) for p, own in zip(prompts, answers, strict=True) for a in own]
+    return _as_alone(lm, pairs, lambda: shared_batch(prompts, answers, lm.pad_id))
+
+
+def _probe_ids(lm: CausalLM) -> list[int]:
+    usable = [i for i in range(lm.model.config.vocab_size) if i not in {lm.pad_id, lm.eos_id}]
+    return [usable[(i * 37 + 11) % len(usable)] for i in range(14)]
+
+
+def _as_alone(lm: CausalLM, pairs: list[Pair], make: Callable[[], Batch]) -> bool:
+    """Whether a batch gives every pair's answer tokens the loss they have in a row of their own."""
     window = getattr(lm.model.config, "sliding_window", None)
     windowed = getattr(lm.model.config, "use_sliding_window", True)
     if window is not None and windowed and window < lm.context_length:
         return False
-    usable = [i for i in range(lm.model.config.vocab_size) if i not in {lm.pad_id, lm.eos_id}]
-    picked = [usable[(i * 37 + 11) % len(usable)] for i in range(14)]
-    pairs = [(picked[:5], picked[5:7]), (picked[7:9], picked[9:12]), (picked[12:13], picked[13:14])]
     tolerance = 1e-4 if lm.precision == "fp32" else 5e-2
     try:
-        packed_N = _token_nll(lm, packed_batch(pairs, lm.pad_id))
+        together_N = _token_nll(lm, make())
     except (TypeError, ValueError, RuntimeError, NotImplementedError):
         return False
     alone_N = torch.cat([_token_nll(lm, padded_batch([pair], lm.pad_id)) for pair in pairs])
-    return bool(torch.allclose(packed_N, alone_N, atol=tolerance, rtol=0))
+    return bool(torch.allclose(together_N, alone_N, atol=tolerance, rtol=0))
 
 
 def _token_nll(lm: CausalLM, batch: Batch) -> Tensor:

@@ -13,6 +13,7 @@ document stays plain text.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import re
@@ -27,14 +28,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from radit_ray.core.errors import InputError
-from radit_ray.models.batches import Pair, answer_logits, length_buckets, on_device, padded_batch
+from radit_ray.models.batches import supports_sharing
 from radit_ray.models.generation import greedy
 from radit_ray.models.precision import resolve_precision, torch_dtype
+from radit_ray.models.scoring import answer_logprobs
+from radit_ray.models.vocabulary import bos_ids, close_wordpiece, eos_id, newline_ids
 from radit_ray.models.weights import dropout_off, loading, require_weights
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 _NO_LIMIT = 1_000_000_000  # tokenizers say 1e30 for "no limit"
-_SCORE_ROWS = 1024  # answer tokens per fp32 log-softmax: 0.5 GB at a vocabulary of 128k
 _PROBE_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}  # logits, not log-probs
 
 
@@ -137,13 +139,13 @@ class CausalLM:
             device=torch.device(device),
             precision=precision,
             context_length=_context_length(config, tokenizer),
-            bos_ids=_bos_ids(tokenizer),
-            eos_id=(eos_id := _eos_id(tokenizer, config, eos_token, path)),
-            pad_id=eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
-            logits_to_keep=weights and _logits_to_keep_works(model, precision, eos_id),
+            bos_ids=bos_ids(tokenizer),
+            eos_id=(end := eos_id(tokenizer, config, eos_token, path)),
+            pad_id=end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
+            logits_to_keep=weights and _logits_to_keep_works(model, precision, end),
             base_dtype=base_dtype,
             base_dropout=base_dropout,
-            newline_ids=_newline_ids(tokenizer),
+            newline_ids=newline_ids(tokenizer),
         )
         _set_generation_config(lm)
         return lm
@@ -187,7 +189,7 @@ class CausalLM:
                 list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )
-        return (_close_wordpiece(text) if self._is_wordpiece else text).strip()
+        return (close_wordpiece(text) if self._is_wordpiece else text).strip()
 
     def answer_ids(self, answer: str, *, eos: bool = False) -> list[int]:
         """Ids of " " + answer as they stand after a colon ("Answer:"), with EOS at the end where
@@ -262,7 +264,11 @@ class CausalLM:
         same = [normalize(self.text(self.answer_ids(a))) == normalize(a) for a in answers]
         return sum(same) / len(same)
 
-    @torch.inference_mode()
+    @functools.cached_property
+    def shares_prompts(self) -> bool:
+        """Whether answers of one prompt can be scored in one row (see `supports_sharing`)."""
+        return supports_sharing(self)
+
     def answer_logprobs(
         self,
         prompts: Sequence[Sequence[int]],
@@ -270,32 +276,10 @@ class CausalLM:
         *,
         batch_tokens: int = 8192,
     ) -> NDArray[np.float32]:
-        """log p_LM(answer | prompt) in nats, (B,): the SUM over the answer's tokens, fp32
-        log-softmax.
-
-        Rows are batched by length under `batch_tokens` (rows * longest row) and come back in the
-        order given.
+        """log p_LM(answer | prompt) in nats, (B,): the SUM over the answer's tokens; see
+        `scoring.answer_logprobs`.
         """
-        pairs: list[Pair] = list(zip(prompts, answers, strict=True))
-        lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
-        if lengths and max(lengths) > self.context_length:
-            raise InputError(
-                f"a prompt with its answer has {max(lengths)} tokens, the LM's context is "
-                f"{self.context_length}; "
-                "fit it with prompt_ids(prompt, room=len(answer))"
-            )
-        logprob_B = np.zeros(len(pairs), dtype=np.float32)
-        self.last_num_tokens = 0
-        for rows in length_buckets(lengths, on_device(batch_tokens, self.device)):
-            batch = padded_batch([pairs[row] for row in rows], self.pad_id).to(self.device)
-            self.last_num_tokens += batch.num_tokens
-            logits_NV, target_N, owner_N = answer_logits(
-                self, batch, logits_to_keep=self.logits_to_keep
-            )
-            sums = torch.zeros(len(rows), dtype=torch.float32, device=self.device)
-            sums.index_add_(0, owner_N, _token_logprobs(logits_NV, target_N))
-            logprob_B[rows] = sums.cpu().numpy()
-        return logprob_B
+        return answer_logprobs(self, prompts, answers, batch_tokens=batch_tokens)
 
     def generate(
         self,
@@ -368,43 +352,6 @@ def _context_length(config: Any, tokenizer: Any) -> int:
     )  # no limit named (ALiBi, state space): LLaMA-1's, as in the paper
 
 
-def _bos_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The ids the tokenizer prepends of its own accord: LLaMA (<s>,), BERT ([CLS],), GPT-2 and Qwen
-    ().
-    """
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    dressed = list(tokenizer("a")["input_ids"])
-    for start in range(len(dressed) - len(plain) + 1):
-        if dressed[start : start + len(plain)] == plain:
-            return tuple(int(i) for i in dressed[:start])
-    return ()
-
-
-def _eos_id(tokenizer: Any, config: Any, eos_token: str, path: str) -> int:
-    """The tokenizer's EOS, else the argument, else the config's, else SEP."""
-    if tokenizer.eos_token_id is not None:
-        return int(tokenizer.eos_token_id)
-    if eos_token:
-        found = tokenizer.get_vocab().get(eos_token)
-        if found is None:
-            raise InputError(
-                f"eos_token {eos_token!r} is not in the vocabulary of {path!r}; give one of its "
-                "tokens"
-            )
-        return int(found)
-    configured = getattr(config, "eos_token_id", None)
-    if isinstance(configured, (list, tuple)):
-        configured = configured[0] if configured else None
-    if configured is not None and 0 <= int(configured) < len(tokenizer):
-        return int(configured)  # a default left over from another vocabulary does not count
-    if tokenizer.sep_token_id is not None:
-        return int(tokenizer.sep_token_id)
-    raise InputError(
-        f"LM {path!r} has no EOS token (tokenizer, config, SEP); name one of its tokens: "
-        "eos_token='...'"
-    )
-
-
 @torch.inference_mode()
 def _logits_to_keep_works(model: Any, precision: str, any_id: int) -> bool:
     """Compares a short prompt's kept logits with the plain forward; a mismatch means the full head,
@@ -433,18 +380,6 @@ def _logits_to_keep_works(model: Any, precision: str, any_id: int) -> bool:
     return False
 
 
-def _newline_ids(tokenizer: Any) -> frozenset[int]:
-    r"""Ids of tokens whose text holds "\n" (byte-level "Ċ", SentencePiece "<0x0A>"); empty for
-    WordPiece.
-    """
-    suspects = [
-        i
-        for token, i in tokenizer.get_vocab().items()
-        if "\n" in token or "Ċ" in token or token == "<0x0A>"
-    ]
-    return frozenset(i for i in suspects if "\n" in tokenizer.decode([i]))
-
-
 def _set_generation_config(lm: CausalLM) -> None:
     """Plain greedy decoding, whatever sampling the checkpoint recommends; also what an export
     carries.
@@ -455,37 +390,3 @@ def _set_generation_config(lm: CausalLM) -> None:
     lm.model.generation_config = GenerationConfig(
         do_sample=False, bos_token_id=bos_id, eos_token_id=lm.eos_id, pad_token_id=lm.pad_id
     )
-
-
-def _token_logprobs(logits_NV: Tensor, target_N: Tensor) -> Tensor:
-    """log softmax at the targets, (N,) fp32; in slices, so that an fp32 copy of all logits never
-    exists at once.
-    """
-    parts = [
-        -nn.functional.cross_entropy(logits.float(), target, reduction="none")
-        for logits, target in zip(
-            torch.split(logits_NV, _SCORE_ROWS), torch.split(target_N, _SCORE_ROWS), strict=True
-        )
-    ]
-    return torch.cat(parts)
-
-
-# The tokenizer's own decoder already closes some of these (" ," -> ","), so the first space is
-# optional. A comma
-# between digits needs three digits after it: "1, 000" is a number and "May 1, 2020" is not.
-_WORDPIECE_SPACES = (
-    (
-        re.compile("(?<=\\w) (['\u2019\\-\u2013/]) (?=\\w)"),
-        r"\1",
-    ),  # o ' brien, well - known, and / or
-    (re.compile(r"(?<=\d) ?, (?=\d{3}(?!\d))"), ","),
-    (re.compile(r"(?<=\d) ?([.:]) (?=\d)"), r"\1"),  # 3 . 14, 10 : 30
-    (re.compile(r" ([.,;:!?%)\]])"), r"\1"),
-    (re.compile("([(\\[$\u00a3\u20ac#]) "), r"\1"),
-)
-
-
-def _close_wordpiece(text: str) -> str:
-    for pattern, replacement in _WORDPIECE_SPACES:
-        text = pattern.sub(replacement, text)
-    return text

@@ -2,14 +2,10 @@
 
 In: an iterable of texts. Out: a folder that `AutoModelForCausalLM` and `AutoTokenizer` load
 (safetensors in bf16, a byte-level BPE with BOS, EOS and PAD) and `world_lm.json`, the record of how
-it was made. The packaged model is rebuilt with
+it was made. The packaged model, and one for another world, are made with
 
-    from radit_ray.data.world import WorldConfig, make_world
-    from radit_ray.data.world_prose import about_world, pretraining_text
-    from radit_ray.models.pretrain import pretrain
-    world = make_world(WorldConfig())
-    pretrain(pretraining_text(world), size="s", output="radit_ray/assets/world-lm-s",
-             about=about_world(world), num_threads=1)
+    radit world-lm --size s --num-threads 1 --output DIR
+    radit world-lm --size s --world.num-known 300 --output DIR
 
 Suffixes: B rows of a batch, T tokens of a row, V vocabulary.
 """
@@ -77,12 +73,15 @@ def pretrain(
 
     `size` is a key of SIZES or a `Size`; `steps` and `num_threads` default to the preset's and
     torch's. `precision` "bf16" autocasts, with weights kept in fp32; `about` (command, world) is
-    copied into the record. InputError: unknown size or precision, too few texts.
+    copied into the record. InputError: unknown size or precision, no steps, too few texts.
     """
     if isinstance(size, str) and size not in SIZES:
         raise InputError(f"size={size!r} of the LM{nearest(size, SIZES)}")
     if precision not in ("bf16", "fp32"):
         raise InputError(f"precision={precision!r}{nearest(precision, ('bf16', 'fp32'))}")
+    for name, value in (("steps", steps), ("num_threads", num_threads)):
+        if value is not None and value < 1:
+            raise InputError(f"{name}={value} of the LM; expected at least 1, or leave it out")
     shape, started = SIZES[size] if isinstance(size, str) else size, time.perf_counter()
     steps = shape.steps if steps is None else steps
     if num_threads is not None:

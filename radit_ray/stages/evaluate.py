@@ -19,7 +19,6 @@ from typing import Any
 import pyarrow as pa
 
 from radit_ray.core.errors import InputError
-from radit_ray.core.intervals import bootstrap_mean, paired_bootstrap
 from radit_ray.core.templates import shot
 from radit_ray.data import storage
 from radit_ray.data.artifacts import (
@@ -32,13 +31,14 @@ from radit_ray.data.artifacts import (
     read_shard,
     shard_names,
 )
-from radit_ray.engines.answering import METRICS, PREDICTION, Variant, answer_batch, check_variant
+from radit_ray.engines.answering import PREDICTION, Variant, answer_batch, check_variant
+from radit_ray.engines.measuring import check_contrast, measure, read_predictions
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.causal_lm import CausalLM
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class EvaluateConfig:
     split: str = "eval"
     # tasks of the table and the contrasts; empty = all. Each task is reported by itself as well
     tasks: tuple[str, ...] = ()
+    # variants that are reported by task only, not as rows of the table: a look at something else
+    probes: tuple[str, ...] = ()
     limit: int = 0  # questions, a seeded choice; 0 = all
     bootstrap: int = 2000  # resamples of the 95% intervals, over groups (subjects, paragraphs)
     precision: str = "auto"  # of the LMs: "bf16", "fp32" or "auto"
@@ -72,7 +74,7 @@ def evaluate(
     for variant in config.variants:
         check_variant(variant)
     for contrast in config.contrasts:
-        _sides(contrast, names)
+        check_contrast(contrast, names)
     ranked_of = {v.name: artifact_input(v.ranked or ranked, "retrieve") for v in config.variants}
     lm_of = {v.name: model_input(v.lm, what="lm") for v in config.variants}
     # what each variant's paths hold is part of the identity, the paths are not
@@ -104,7 +106,14 @@ def evaluate(
             unit="part",
             worker_bytes=2.0 * max(model_bytes(lm.path) for lm in lm_of.values()) + 2**30,
         )
-        metrics = measure(work.output, config)
+        metrics = measure(
+            {name: read_predictions(work.output, name) for name in names},
+            contrasts=config.contrasts,
+            tasks=config.tasks,
+            probes=config.probes,
+            num_samples=config.bootstrap,
+            seed=config.seed,
+        )
         return work.finish(resources=resources, metrics=metrics, rows=metrics["num_questions"])
 
 
@@ -226,92 +235,3 @@ class EvaluateWorker:
         )
         table = pa.Table.from_pylist(predictions, schema=PREDICTION)
         return commit_shard(self.output, item["name"], table, **cost)
-
-
-def measure(output: str, config: EvaluateConfig) -> dict[str, Any]:
-    """Means with 95% bootstrap intervals over groups for every variant and task, and the paired
-    contrasts.
-    """
-    columns = ["id", "task", "group", *METRICS]
-    tables = {
-        variant.name: pa.concat_tables(
-            [
-                read_shard(storage.join(output, variant.name, name), columns)
-                for name in storage.list_files(storage.join(output, variant.name))
-            ]
-        ).to_pylist()
-        for variant in config.variants
-    }
-    first = next(iter(tables.values()))
-    found = list(dict.fromkeys(row["task"] for row in first))
-    tasks = list(config.tasks) or found
-    unknown = set(tasks) - set(found)
-    if unknown:
-        raise InputError(
-            f"no question of task {sorted(unknown)[0]!r} (there are: {', '.join(found)})"
-        )
-    asked = {name: [row for row in table if row["task"] in tasks] for name, table in tables.items()}
-    contrasts = {}
-    for contrast in config.contrasts:
-        a, b = _sides(contrast, list(tables))
-        contrasts[contrast] = _differences(asked[a], asked[b], config)
-    return {
-        "num_questions": len(next(iter(asked.values()))),
-        "variants": {name: _means(table, config) for name, table in asked.items()},
-        "contrasts": contrasts,
-        "tasks": {
-            task: {
-                name: _means([r for r in table if r["task"] == task], config)
-                for name, table in tables.items()
-            }
-            for task in found
-        },
-    }
-
-
-def _means(rows: list[dict[str, Any]], config: EvaluateConfig) -> dict[str, dict[str, float]]:
-    result = {}
-    for metric in METRICS:
-        known = [row for row in rows if row[metric] is not None]
-        if known:
-            values, groups = [row[metric] for row in known], [row["group"] for row in known]
-            value, low, high = bootstrap_mean(
-                values, groups, num_samples=config.bootstrap, seed=config.seed
-            )
-            result[metric] = {"value": value, "low": low, "high": high}
-    return result
-
-
-def _differences(
-    a: list[dict[str, Any]], b: list[dict[str, Any]], config: EvaluateConfig
-) -> dict[str, dict[str, float]]:
-    other = {row["id"]: row for row in b}
-    result = {}
-    for metric in METRICS:
-        pairs = [
-            (row, other[row["id"]])
-            for row in a
-            if row["id"] in other
-            and row[metric] is not None
-            and other[row["id"]][metric] is not None
-        ]
-        if pairs:
-            diff, low, high = paired_bootstrap(
-                [x[metric] for x, _ in pairs],
-                [y[metric] for _, y in pairs],
-                [x["group"] for x, _ in pairs],
-                num_samples=config.bootstrap,
-                seed=config.seed,
-            )
-            result[metric] = {"diff": diff, "low": low, "high": high}
-    return result
-
-
-def _sides(contrast: str, names: list[str]) -> tuple[str, str]:
-    """The two variants of "a-minus-b"."""
-    a, separator, b = contrast.partition("-minus-")
-    if not separator or a not in names or b not in names:
-        raise InputError(
-            f"contrast {contrast!r}, expected A-minus-B with A and B of: {', '.join(names)}"
-        )
-    return a, b

@@ -45,7 +45,7 @@ from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.presets import resolve_preset
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -184,6 +184,7 @@ def test_squad_json(tmp_path, indent):
             "answers": ["x"],
             "context": "T paragraph 1",
             "group": "T",
+            "article": "T",
         }
     )
     rows = read_examples(path, category="reading-comprehension")
