@@ -49,7 +49,7 @@ start here
 
 whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
-  radit report RUN the tables of a finished run as Markdown, with how it was made and what it cost
+  radit report RUN a finished run's report.html, and its tables as Markdown
   radit doctor     what this machine offers and what is missing
 
 the demo's world

@@ -4,6 +4,7 @@ machine.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -46,6 +47,7 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
         recipe = _squad_inputs(recipe, output)
     from radit_ray.engines.connect import connect
     from radit_ray.pipeline import pipeline
+    from radit_ray.report.html import write_report
     from radit_ray.report.table import render
     from radit_ray.runs import check_recipe, merge_seeds, seeded
 
@@ -63,11 +65,13 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
         found.append(pipeline(one, place))
         runs.append(place)
     results = merge_seeds(runs, found) if len(runs) > 1 and found[0]["variants"] else found[0]
+    page = write_report(output)
     if as_json:
         print(json.dumps(results))
         return
     print(f"\n{render(results)}\n" if results["variants"] else "")
     print(f"{output}/results.json written after {time.perf_counter() - started:.0f} s")
+    print(f"{page}: open it in a browser")
     if results["variants"]:
         print(f'ask it: radit ask {output} "your question"')
     else:
@@ -156,12 +160,12 @@ def _warn_of_unread(world: World, lm: str) -> None:
     if not record or not world.config.num_known:
         return
     if record.get("known_sha256") != about["known_sha256"]:
-        flags = shlex.join(world_flags(world.config, world.snapshot))
+        command = ["radit", "world-lm", *world_flags(world.config, world.snapshot)]
         print(
-            f"radit: the LM {lm} has not read the known facts of this world, but others "
-            f"(known_sha256 {str(record.get('known_sha256'))[:12]}, here "
-            f"{about['known_sha256'][:12]}); to train one that has: radit world-lm {flags} "
-            "--output DIR, then radit demo --lm DIR with the same --set",
+            f"radit: the known facts of this world are not the ones that the LM {lm} has read "
+            f"(known_sha256 {about['known_sha256'][:12]}, there "
+            f"{str(record.get('known_sha256'))[:12]}); to train one on them: "
+            f"{shlex.join(command)} --output DIR, then radit demo --lm DIR with the same --set",
             file=sys.stderr,
         )
 
@@ -208,13 +212,14 @@ def world_lm(args: WorldLmArgs, *, command: str) -> None:
                 f"--output {args.output}: {error.strerror}; expected a folder that can be made"
             ) from None
         try:
-            record = pretrain(
-                pretraining_text(world),
-                **asked,
-                output=temporary,
-                num_threads=args.num_threads,
-                about={"command": command, **about},
-            )
+            with contextlib.redirect_stdout(sys.stderr):  # saving loads DeepSpeed, which talks
+                record = pretrain(
+                    pretraining_text(world),
+                    **asked,
+                    output=temporary,
+                    num_threads=args.num_threads,
+                    about={"command": command, **about},
+                )
             os.rename(temporary, target)
         finally:
             storage.remove(str(temporary))
@@ -225,7 +230,8 @@ def world_lm(args: WorldLmArgs, *, command: str) -> None:
         f"{args.output}: {record['num_parameters']:,} parameters, {record['steps']} steps, loss "
         f"{record['final_loss']}, {record['wall_s']:.0f} s"
     )
-    print(f"use it: radit demo --lm {args.output}")
+    same = ", the world by --set" if world_flags(args.world, args.snapshot) else ""
+    print(f"use it: radit demo --lm {args.output}{same}")
 
 
 def _finished_world_lm(folder: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +247,11 @@ def _finished_world_lm(folder: str, asked: dict[str, Any]) -> dict[str, Any]:
             "new or empty folder"
         )
     there, here = flatten(record), flatten(json.loads(json.dumps(asked)))
-    differ = [f"{k} {there.get(k)} there, {v} asked" for k, v in here.items() if there.get(k) != v]
+    differ = [
+        f"{name} {str(there.get(name))[:30]} there, {str(value)[:30]} asked"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
     if differ:
         raise InputError(
             f"--output {folder} holds another LM ({'; '.join(differ)}); give another folder, or "
@@ -300,13 +310,15 @@ def ask(folder: str, question: str, *, variant: str, as_json: bool = False) -> N
 
 
 def report(folder: str) -> None:
-    """Prints a finished run's results as Markdown."""
+    """Prints a finished run's results as Markdown, and writes its report.html again."""
+    from radit_ray.report.html import write_report
     from radit_ray.report.table import page
 
     file = storage.join(folder, "results.json")
     if not storage.exists(file):
         raise InputError(f"{folder}: no results.json, expected the folder of a finished run")
     print(page(storage.read_json(file)))
+    print(f"radit: {write_report(folder)}: open it in a browser", file=sys.stderr)
 
 
 def doctor() -> None:

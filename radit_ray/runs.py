@@ -18,8 +18,9 @@ from typing import Any
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.cycles import Cycle
 from radit_ray.data import storage
-from radit_ray.data.artifacts import FINGERPRINT, Artifact, make_link, read_manifest
+from radit_ray.data.artifacts import Artifact, make_link, read_manifest
 from radit_ray.data.readers import list_corpus_files
+from radit_ray.data.work import FINGERPRINT
 from radit_ray.engines.answering import Variant
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import mean_over_seeds, measure, read_predictions

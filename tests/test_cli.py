@@ -19,6 +19,8 @@ from radit_ray.cli import HELP, STAGES, _dispatch, _guarded
 from radit_ray.data.artifacts import read_manifest
 from radit_ray.recipes import RECIPES
 
+DEMO = ("demo", "--output", "x", "--retriever", "x", "--set")
+
 
 def radit(*arguments: str) -> int:
     """The command in this process; its exit code."""
@@ -46,13 +48,13 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_tells_the_story_and_version_the_release(capsys: pytest.CaptureFixture[str]) -> None:
     assert radit("--help") == 0
     assert capsys.readouterr().out == HELP
-    for command in (*STAGES, "demo", "run", "ask", "doctor"):
+    for command in (*STAGES, "demo", "run", "ask", "world-lm", "doctor"):
         assert f"radit {command}" in HELP
     assert radit("--version") == 0
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", [*STAGES, "run"])
+@pytest.mark.parametrize("command", [*STAGES, "run", "world-lm"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", "own", "--help"] if command == "run" else [command, "--help"]
     with pytest.raises(SystemExit) as stop:
@@ -60,7 +62,9 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert not stop.value.code
     shown = capsys.readouterr().out
     assert "--output" in shown
-    for name in STAGES.get(command, ("lm", "retriever", "corpus", "examples", "set")):
+    options = {"world-lm": ("size", "steps", "seed", "num-threads", "precision", "world.num-known")}
+    others = ("lm", "retriever", "corpus", "examples", "set")
+    for name in STAGES.get(command, options.get(command, others)):
         assert f"--{name}" in shown
 
 
@@ -81,6 +85,26 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["chunk", "--corpus", "x", "--output", "y", "--max-word", "3"], "max-word"),
         (["ask", "nowhere", "who?"], "nowhere: no run.json"),
         (["ask", "nowhere"], "your question, in quotes"),
+        (["world-lm"], "--output"),
+        (["world-lm", "--output", "x", "--size", "xl"], "'xl'.*'s', 'm', 'l'"),
+        (["world-lm", "--output", "x", "--precision", "fp8"], "'fp8'.*'bf16', 'fp32'"),
+        (["world-lm", "--output", "x", "--steps", "0"], "steps=0 .*at least 1"),
+        (["world-lm", "--output", "x", "--num-threads", "0"], "num_threads=0 .*at least 1"),
+        (["world-lm", "--output", "x", "--snapshot", "3"], "snapshot=3; expected 1 or 2"),
+        (["world-lm", "--output", "x", "--world.num-eval", "0"], "num_eval=0 .*at least 1"),
+        (["world-lm", "--output", "x", "--world.num-evl", "9"], "--world.num-eval"),
+        (["world-lm", "--output", "s3://x/y"], "s3://x/y; expected a folder on this machine"),
+        ([*DEMO, "world.num_evl=9"], "'world.num_evl'.*num_eval"),
+        ([*DEMO, "world.num_train=0"], "num_train=0 .*at least 1"),
+        ([*DEMO, "world.num_eval=many"], "world.num_eval='many'.*int"),
+        ([*DEMO, "world.num_eval=50"], "num_distractors=60; expected at most num_eval=50"),
+        ([*DEMO, "world.num_eval=5000"], "names of part 'eval' are used up.*lower num_eval"),
+        ([*DEMO, "world.facts_per_chunk=1"], "room for 6 statements; expected at least 8"),
+        ([*DEMO, "world.changed_share=nan"], "changed_share=nan .*0 to 1"),
+        ([*DEMO, "world.snapshot_dates=2023-01-01"], r"snapshot_dates='2023-01-01'.*str, str"),
+        ([*DEMO, "snapshot=0"], "snapshot=0; expected 1 or 2"),
+        ([*DEMO, "world.seed=1", "--corpus", "x"], "only `radit demo` without --corpus"),
+        (["run", "own", "--output", "x", "--set", "snapshot=2"], "only `radit demo` without"),
     ],
 )
 def test_wrong_words_are_one_line(

@@ -14,7 +14,17 @@ import pytest
 from tiny import tiny_world
 
 from radit_ray.core.errors import InputError
-from radit_ray.recipes import RECIPES, flatten, override, own, paper, paper_literal, recipe_named
+from radit_ray.data.world import WorldConfig
+from radit_ray.recipes import (
+    RECIPES,
+    demo,
+    flatten,
+    override,
+    own,
+    paper,
+    paper_literal,
+    recipe_named,
+)
 from radit_ray.runs import Run
 
 
@@ -85,6 +95,27 @@ def test_dotted_names_change_one_field() -> None:
     assert override(own(), {}) == own()
 
 
+def test_the_demos_world_is_changed_by_dotted_names() -> None:
+    changes = {
+        "world.num-eval": "200",
+        "world.changed_share": "0.3",
+        "world.vocabulary_gap": "false",
+        "world.snapshot_dates": "2001-01-01, 2002-01-01",
+        "snapshot": "2",
+    }
+    recipe = override(demo(), changes)
+    assert recipe.snapshot == 2
+    assert recipe.world == WorldConfig(
+        num_eval=200,
+        changed_share=0.3,
+        vocabulary_gap=False,
+        snapshot_dates=("2001-01-01", "2002-01-01"),
+    )
+    table = tomllib.loads("[world]\nsnapshot-dates = ['a', 2002-01-01]\nchanged-share = 1\n")
+    world = override(demo(), flatten(table)).world
+    assert (world.snapshot_dates, world.changed_share) == (("a", "2002-01-01"), 1.0)
+
+
 def test_a_toml_file_says_the_same() -> None:
     table = tomllib.loads("k-infer = 3\n[lm-ft]\nlr = 2e-5\nsteps = 7\n[lm-ft.shares]\na = 0.5\n")
     recipe = override(own(), flatten(table))
@@ -104,6 +135,8 @@ def test_a_toml_file_says_the_same() -> None:
         ({"lm_ft.lr": "quick"}, r"lm_ft\.lr='quick', expected a value of type float"),
         ({"resources.packing": "yes"}, r"expected a value of type bool"),
         ({"lm_ft.shares": "nothing"}, "dict"),
+        ({"world.snapshot_dates": "a"}, r"snapshot_dates='a', .*tuple\[str, str\]"),
+        ({"world.snapshot_dates": ["a", "b", "c"]}, r"tuple\[str, str\]"),
     ],
 )
 def test_wrong_fields_and_types_are_named(changes: dict[str, object], message: str) -> None:

@@ -27,8 +27,8 @@ def write_distractors(
     titles: Collection[str],
     seed: int = 0,
 ) -> dict[str, int]:
-    """Writes `num_documents` pages of `corpus` (those whose ids hash lowest, so that a larger choice
-    holds a smaller one) and every page with one of `titles`; returns how many of each.
+    """Writes `num_documents` pages of `corpus` (those whose ids hash lowest, so that a larger
+    choice holds a smaller one) and every page with one of `titles`; returns how many of each.
 
     InputError where the corpus has fewer pages.
     """

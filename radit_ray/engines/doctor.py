@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from radit_ray.data.artifacts import versions
+from radit_ray.data.versions import versions
 from radit_ray.models.precision import has_fast_bf16
 
 

@@ -1,4 +1,5 @@
-"""A finished run as one self-contained page, `report.html`: no script, no request, nothing to install.
+"""A finished run as one self-contained page, `report.html`: no script, no request, nothing to
+install.
 
 In: a run's folder (local or a URI) with `results.json` and `run.json`, and its predictions where
 they are still there. Out: `<run>/report.html`.
@@ -8,34 +9,26 @@ they are still there. Out: `<run>/report.html`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from radit_ray.core.errors import InputError
 from radit_ray.data import storage
+from radit_ray.report.comparisons import ablation, articles, grid, halves, seeds, tasks
 from radit_ray.report.markup import Html, details, join, table, tag
-from radit_ray.report.plots import Scale, axis, bar, scale_of, strip
+from radit_ray.report.plots import bar
 from radit_ray.report.questions import examples
-from radit_ray.report.words import (
-    GLOSSARY,
-    METRICS,
-    NO_CHUNKS,
-    PARTS,
-    STAGES,
-    parts_of,
-    seconds,
-    sentence,
-    si,
-    verdict,
-)
+from radit_ray.report.words import ABSENT, DEV, GLOSSARY, STAGES, seconds, si
 
 Results = Mapping[str, Any]
-SIGNS = {"better": "better", "worse": "worse", "unclear": "no clear difference"}
-MAIN = ("replug", "it-retrieval", "lm-ft", "r-ft", "radit")  # compared article by article
 
 
 def write_report(run: str) -> str:
-    """Writes `<run>/report.html` and returns its path."""
+    """Writes `<run>/report.html` and returns its path. InputError where `run` is not finished."""
+    for name in ("results.json", "run.json"):
+        if not storage.exists(storage.join(run, name)):
+            raise InputError(f"{run}: no {name}, expected the folder of a finished `radit run`")
     results = storage.read_json(storage.join(run, "results.json"))
     record = storage.read_json(storage.join(run, "run.json"))
     path = storage.join(run, "report.html")
@@ -48,9 +41,9 @@ def page(run: str, results: Results, record: Mapping[str, Any]) -> str:
     sections = [("run", "This run", _run(results, record))]
     if results["variants"]:
         sections += [
-            ("halves", "What each half brought", _halves(results)),
+            ("halves", "What each half brought", halves(results)),
             ("variants", "All variants", _variants(results)),
-            ("questions", "Questions, before and after", examples(run, record)),
+            ("questions", "Questions, before and after", _questions(run, results, record)),
         ]
     else:
         sections.append(("r-ft", "What R-ft changed", _corpus_only(results)))
@@ -82,3 +75,166 @@ def page(run: str, results: Results, record: Mapping[str, Any]) -> str:
         tag("main", *parts),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _run(results: Results, record: Mapping[str, Any]) -> Html:
+    """What RA-DIT does, what was run, and who is who."""
+    recipe, made = record["recipe"], results["environment"]
+    about = (
+        "RA-DIT (arXiv 2310.01352) takes a language model and a retriever that were not made for "
+        "each other and tunes each one lightly. ",
+        tag("strong", "LM-ft"),
+        " teaches the LM to answer with retrieved chunks of text in front of the question, and "
+        "to ignore bad ones. ",
+        tag("strong", "R-ft"),
+        " teaches the retriever to find the chunks that help the LM. This page shows what each "
+        "half brought, measured on the same questions.",
+    )
+    facts = {
+        "recipe": results["recipe"],
+        "questions": f"{results['num_questions']:,}" if results["variants"] else "none",
+        "LM": _short(recipe["lm"]),
+        "retriever": _short(recipe["retriever"]),
+        "training seeds": ", ".join(map(str, results["seeds"])),
+        "time": seconds(results["wall_s"]),
+        "hardware": made["hardware"],
+        "commit": made["versions"].get("commit", "unknown"),
+        "command": tag("code", made["command"]),
+    }
+    told = tag("div", tag("p", *about, class_="lead"), _list(facts))
+    glossary = details("Words used on this page", _list(GLOSSARY))
+    if results["variants"]:
+        return join([tag("div", told, grid(results), class_="overview"), glossary])
+    words = (
+        "This run had no questions with answers: only the retriever was tuned, on the corpus "
+        "alone, and no variants were compared."
+    )
+    return join([told, tag("p", words), glossary])
+
+
+def _short(spec: str) -> str:
+    """The last two names of a path, a Hugging Face id as it is; also of each of a list."""
+    return ", ".join("/".join(path.rstrip("/").split("/")[-2:]) for path in spec.split(","))
+
+
+def _list(entries: Mapping[str, str]) -> Html:
+    pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in entries.items()]
+    return tag("dl", *pairs)
+
+
+def _variants(results: Results) -> Html:
+    parts = (ablation(results), tasks(results), seeds(results), articles(results))
+    return join(parts)
+
+
+def _questions(run: str, results: Results, record: Mapping[str, Any]) -> Html:
+    words = (
+        "Chosen by the hash of their ids, not by hand. Each chunk answers alone; p_R says how much "
+        "its answer weighs in the final one. Marked: the right answer in the text."
+    )
+    if len(results["seeds"]) > 1:
+        words += f" Models of training seed {results['seeds'][0]}."
+    return join([tag("p", words, class_="note"), examples(run, record)])
+
+
+def _corpus_only(results: Results) -> Html:
+    """R-ft on its dev examples, before and after."""
+    metrics = results["stages"].get("r-ft", {}).get("metrics", {})
+    before, after = metrics.get("dev_before", {}), metrics.get("dev", {})
+    rows = [
+        [name, DEV.get(name, ""), f"{before[name]:.3f}", f"{after[name]:.3f}"]
+        for name in before
+        if name in after
+    ]
+    if not rows:
+        return tag("p", "R-ft was not run.", class_="note")
+    head = ["metric", "what it is", "before", "after"]
+    words = "Measured on examples cut from the corpus that R-ft was not trained on."
+    return join([tag("p", words), table(head, rows, label="R-ft on dev", texts=2)])
+
+
+def _time(results: Results) -> Html:
+    """Wall seconds, worker seconds, tokens and FLOPs of every stage."""
+    stages = results["stages"]
+    costs = {name: stage["cost"] for name, stage in stages.items()}
+    longest = max((cost["wall_s"] for cost in costs.values()), default=0.0) or 1.0
+    rows = []
+    for name, cost in costs.items():
+        wall = seconds(cost["wall_s"])
+        rows.append(
+            [
+                tag("span", name, class_="name"),
+                STAGES.get(name.rpartition("/")[2], ""),
+                bar(cost["wall_s"] / longest, f"{name}: {wall}"),
+                wall,
+                seconds(cost.get("device_s", 0.0)),
+                *(si(cost[key]) if cost.get(key) else ABSENT for key in ("tokens", "flops")),
+            ]
+        )
+    total = {
+        key: sum(cost.get(key, 0.0) for cost in costs.values())
+        for key in ("wall_s", "device_s", "tokens", "flops")
+    }
+    foot = ["together", "", "", seconds(total["wall_s"]), seconds(total["device_s"])]
+    foot += [si(total["tokens"]), si(total["flops"])]
+    head = ["stage", "what it does", "", "wall time", "work", "tokens", "FLOPs"]
+    words = (
+        "Wall time: from the stage's start to its end. Work: seconds of all its workers added up. "
+        "FLOPs: estimated from tokens and parameters."
+    )
+    if len(results["seeds"]) > 1:
+        words += (
+            f" Shown is the first training seed; all {len(results['seeds'])} together took "
+            f"{seconds(results['wall_s'])}, what they share counted once."
+        )
+    whole = table(head, rows, label="cost of every stage", texts=3, foot=foot, class_="time")
+    return tag("figure", whole, tag("figcaption", words))
+
+
+def _made(results: Results, record: Mapping[str, Any]) -> Html:
+    """Versions, the stages' identities and metrics, and every field of the recipe."""
+    versions = results["environment"]["versions"]
+    rows = [
+        [
+            tag("span", name, class_="name"),
+            tag("code", stage["fingerprint"][:12]),
+            f"{stage['rows']:,}",
+            ", ".join(f"{key} {value}" for key, value in _flat(stage.get("metrics", {})).items()),
+        ]
+        for name, stage in results["stages"].items()
+    ]
+    head = ["stage", "fingerprint", "rows", "metrics"]
+    fields = [[name, value] for name, value in _flat(record["recipe"]).items()]
+    recipe = table(["field", "value"], fields, label="fields of the recipe", texts=2)
+    words = (
+        "A fingerprint is the hash of a stage's settings and of everything that went into it; "
+        "hardware and paths are no part of it."
+    )
+    return join(
+        [
+            tag("p", words),
+            table(head, rows, label="stages", texts=4, class_="made"),
+            tag("h3", "Versions"),
+            _list({name: str(version) for name, version in versions.items()}),
+            details(f"All {len(fields)} fields of the recipe", recipe),
+        ]
+    )
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values by dotted name, as text.
+
+    >>> _flat({"dev": {"nll": 2.6868925}, "tasks": ["a", "b"]})
+    {'dev.nll': '2.687', 'tasks': 'a, b'}
+    """
+    found: dict[str, str] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            found[prefix + name] = f"{value:.4g}"
+        elif isinstance(value, list):
+            found[prefix + name] = ", ".join(map(str, value))
+        else:
+            found[prefix + name] = str(value)
+    return found

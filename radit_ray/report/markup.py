@@ -18,7 +18,7 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *content: str, **attributes: str) -> Html:
+def tag(name: str, /, *content: str, **attributes: str) -> Html:
     """One element. `class_` is class, `aria_label` is aria-label.
 
     >>> tag("p", "1 < 2", tag("b", "&"), class_="note")
@@ -45,16 +45,14 @@ def table(
     foot: Sequence[str] = (),
     class_: str = "",
 ) -> Html:
-    """A table in a box of its own that scrolls sideways, also by keyboard; a row's first cell is its
-    header. The first `texts` columns are words, the others numbers. `label` says what it holds.
+    """A table in a box of its own that scrolls sideways, also by keyboard; a row's first cell is
+    its header. The first `texts` columns are words, the others numbers. `label` says what it holds.
     """
 
     def cells(row: Sequence[str]) -> Html:
         first = tag("th", row[0], scope="row")
         kinds = ["word" if place < texts else "number" for place in range(1, len(row))]
-        return join(
-            [first, *(tag("td", c, class_=k) for c, k in zip(row[1:], kinds, strict=True))]
-        )
+        return join([first, *(tag("td", c, class_=k) for c, k in zip(row[1:], kinds, strict=True))])
 
     kinds = ["word" if place < texts else "number" for place in range(len(head))]
     top = [tag("th", c, scope="col", class_=k) for c, k in zip(head, kinds, strict=True)]

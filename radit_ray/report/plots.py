@@ -40,14 +40,14 @@ def scale_of(values: Iterable[float]) -> Scale:
 
 
 def ticks(scale: Scale, about: int = 5) -> list[float]:
-    """Round numbers inside a scale, steps of 1, 2 or 5.
+    """Round numbers inside a scale, steps of 1, 2, 2.5 or 5.
 
     >>> ticks(Scale(low=-12.0, high=61.0))
     [0.0, 20.0, 40.0, 60.0]
     """
     rough = (scale.high - scale.low) / about
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
     first, last = math.ceil(scale.low / step), math.floor(scale.high / step)
     return [round(number * step, 10) for number in range(first, last + 1)]
 
@@ -67,7 +67,7 @@ def strip(
     x1, x2 = scale.place(low), scale.place(high)
     parts.append(_line(x1, MIDDLE, x2, MIDDLE, "whisker"))
     parts += [_line(x, "11", x, "19", "whisker") for x in (x1, x2)]
-    parts.append(tag("circle", cx=scale.place(value), cy=MIDDLE, r="5"))
+    parts.append(tag("circle", cx=scale.place(value), cy=MIDDLE, r="4.5"))
     return tag("svg", *parts, class_=f"strip {kind}", role="img", aria_label=label)
 
 

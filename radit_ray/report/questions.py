@@ -51,7 +51,7 @@ def examples(run: str, record: Mapping[str, Any]) -> Html:
     shown = [name for name in tables if record["variants"][name]["k"]]
     if len(shown) < 2:
         return tag("p", "This run's folder holds no predictions to compare.", class_="note")
-    cards = []
+    cards: list[Html] = []
     for kind, question in choose(tables, shown):
         sides = []
         for name in (kind.before, kind.after):
@@ -102,7 +102,7 @@ def _kinds(shown: Sequence[str]) -> list[Kind]:
             wanted=lambda rows: rows["r-ft"]["recall@1"] == 1 and rows["replug"]["recall@1"] == 0,
         ),
         Kind(
-            title="LM-ft answers right from the chunks that misled the instruction-tuned LM",
+            title="LM-ft is right, instruction tuning wrong, from the same chunks",
             before="it-retrieval",
             after="lm-ft",
             wanted=lambda rows: _right(rows["lm-ft"]) and not _right(rows["it-retrieval"]),

@@ -9,11 +9,12 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+ABSENT = "\N{EN DASH}"
 NO_CHUNKS = "no chunks"
 PARTS = {  # variant -> (its LM, what finds its chunks)
     "closed-book": ("base LM", NO_CHUNKS),
     "replug": ("base LM", "base retriever"),
-    "replug-5shot": ("base LM, 5 demonstrations", "base retriever"),
+    "replug-5shot": ("base LM, 5 examples", "base retriever"),
     "r-ft": ("base LM", "R-ft retriever"),
     "it": ("instruction-tuned LM", NO_CHUNKS),
     "it-retrieval": ("instruction-tuned LM", "base retriever"),
@@ -27,7 +28,10 @@ _SIDES = {  # contrast -> (what is looked at, what it is held against)
     "radit-minus-lm-ft": ("R-ft on top of LM-ft", "LM-ft alone"),
     "radit-minus-r-ft": ("LM-ft on top of R-ft", "R-ft alone"),
     "radit-minus-replug": ("RA-DIT (LM-ft and R-ft)", "the untuned pair"),
-    "radit-minus-replug-5shot": ("RA-DIT (LM-ft and R-ft)", "the untuned pair with 5 shots"),
+    "radit-minus-replug-5shot": (
+        "RA-DIT (LM-ft and R-ft)",
+        "the untuned pair with 5 examples in front",
+    ),
 }
 STAGES = {
     "chunk": "cut the corpus into chunks",
@@ -56,6 +60,14 @@ GLOSSARY = {
     "NLL": "how surprised the variant is by the right answer, in nats; lower is better",
     "recall@k": "share of questions whose right chunk is among the first k",
     "95% interval": "where the number would lie for 95 of 100 other draws of questions like these",
+}
+
+DEV = {  # what R-ft measures on its dev examples
+    "kl": "how far p_R is from the chunks that the LM prefers; lower is better",
+    "mrr": "mean of 1 / rank of the right chunk; higher is better",
+    "nll": "NLL of the right answer, nats; lower is better",
+    "recall@1": "the right chunk is first; higher is better",
+    "recall@5": "the right chunk is among the first five; higher is better",
 }
 
 
@@ -107,6 +119,11 @@ def parts_of(variant: str) -> tuple[str, str]:
     return PARTS.get(variant, ("", ""))
 
 
+def shown_contrast(contrast: str) -> str:
+    """ "a-minus-b" as it is printed."""
+    return contrast.replace("-minus-", " \N{MINUS SIGN} ")
+
+
 def sides_of(contrast: str) -> tuple[str, str]:
     """(what is looked at, what it is held against), in words."""
     a, _, b = contrast.partition("-minus-")
@@ -123,9 +140,9 @@ def verdict(cell: Mapping[str, float], metric: str) -> str:
 def sentence(contrast: str, metric: str, cell: Mapping[str, float]) -> str:
     """One difference as a plain sentence.
 
-    >>> sentence("r-ft-minus-replug", "em", {"diff": -0.03, "low": -0.05, "high": -0.01})
-    'R-ft is worse than the base retriever, both with the base LM: 3.0 points of exact match less [1.0, 5.0].'
-    """  # noqa: E501 - a doctest has one line
+    >>> sentence("a-minus-b", "em", {"diff": -0.03, "low": -0.05, "high": -0.01})
+    'a is worse than b: 3.0 points of exact match less [1.0, 5.0].'
+    """
     (what, against), shown, found = sides_of(contrast), METRICS[metric], verdict(cell, metric)
     if found == "unclear":
         if cell["diff"] == cell["low"] == cell["high"]:
@@ -139,13 +156,11 @@ def sentence(contrast: str, metric: str, cell: Mapping[str, float]) -> str:
     size, interval = shown.number(abs(cell["diff"])), shown.range(low, high)
     if shown.lower_is_better:
         verb = "lowers" if found == "better" else "is worse: it raises"
-        return f"{what} {verb} the {shown.name} by {size} {shown.unit} against {against} {interval}."
+        change = f"{verb} the {shown.name} by {size} {shown.unit}"
+        return f"{what} {change} against {against} {interval}."
     if found == "better":
         return f"{what} adds {size} {shown.unit} of {shown.name} over {against} {interval}."
-    return (
-        f"{what} is worse than {against}: "
-        f"{size} {shown.unit} of {shown.name} less {interval}."
-    )
+    return f"{what} is worse than {against}: {size} {shown.unit} of {shown.name} less {interval}."
 
 
 def si(value: float) -> str:

@@ -26,13 +26,13 @@ from radit_ray.data import rows, storage
 from radit_ray.data.artifacts import (
     Artifact,
     Input,
-    Work,
     commit_shard,
     file_input,
     fingerprint_of,
     read_shard,
 )
 from radit_ray.data.readers import iter_file, list_corpus_files
+from radit_ray.data.work import Work
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 

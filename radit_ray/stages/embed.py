@@ -18,14 +18,8 @@ import pyarrow as pa
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
-from radit_ray.data.artifacts import (
-    Artifact,
-    Work,
-    artifact_input,
-    commit_shard,
-    read_shard,
-    shard_names,
-)
+from radit_ray.data.artifacts import Artifact, artifact_input, commit_shard, read_shard, shard_names
+from radit_ray.data.work import Work
 from radit_ray.engines.references import (
     local_model,
     preset_name,

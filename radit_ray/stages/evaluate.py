@@ -24,13 +24,13 @@ from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
     Input,
-    Work,
     artifact_input,
     commit_shard,
     read_manifest,
     read_shard,
     shard_names,
 )
+from radit_ray.data.work import Work
 from radit_ray.engines.answering import PREDICTION, Variant, answer_batch, check_variant
 from radit_ray.engines.measuring import check_contrast, measure, read_predictions
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision

@@ -19,7 +19,6 @@ from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
-    Work,
     artifact_input,
     commit_shard,
     read_shard,
@@ -27,6 +26,7 @@ from radit_ray.data.artifacts import (
     vectors_of,
 )
 from radit_ray.data.rows import CHUNK
+from radit_ray.data.work import Work
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models import faiss_shard

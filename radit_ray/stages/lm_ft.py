@@ -41,7 +41,6 @@ from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
     Input,
-    Work,
     artifact_input,
     commit_shard,
     read_manifest,
@@ -49,6 +48,7 @@ from radit_ray.data.artifacts import (
     shard_names,
 )
 from radit_ray.data.batching import plan_steps
+from radit_ray.data.work import Work
 from radit_ray.engines.checkpoints import load_trained
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
@@ -65,7 +65,7 @@ from radit_ray.models.batches import (
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.lora import add_lora, export_lm
 
-VERSION = 1
+VERSION = 2
 SELECT_BY = ("nll", "nll_token", "-em")  # "-": larger is better
 # memory of a worker, in units of bf16 weights: fp32 weights, gradients, two moments, activations
 TRAINING_BYTES = 9.0
@@ -452,7 +452,8 @@ def export_model(config: LmFtConfig, weights: str, output: str, record: dict[str
     lm = CausalLM.load(local_model(config.lm), precision="fp32", eos_token=config.eos_token)
     if config.lora_rank:
         lm.model = add_lora(lm.model, rank=config.lora_rank, alpha=config.lora_alpha)
-    load_trained(storage.local_copy(weights), dict(lm.model.named_parameters()))
+    if weights:
+        load_trained(storage.local_copy(weights), dict(lm.model.named_parameters()))
     record = {
         **record,
         "eos": lm.tokenizer.convert_ids_to_tokens(lm.eos_id),

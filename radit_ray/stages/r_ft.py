@@ -31,7 +31,6 @@ from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
     Input,
-    Work,
     artifact_input,
     commit_shard,
     iter_tables,
@@ -39,6 +38,7 @@ from radit_ray.data.artifacts import (
     read_shard,
     vectors_of,
 )
+from radit_ray.data.work import Work
 from radit_ray.engines.checkpoints import load_trained
 from radit_ray.engines.ranking import hits_of
 from radit_ray.engines.references import (
@@ -52,7 +52,7 @@ from radit_ray.engines.shards import call
 from radit_ray.engines.trainer import Loop, best_weights, fit
 from radit_ray.models.dual_encoder import DualEncoder
 
-VERSION = 1
+VERSION = 2
 SELECT_BY = ("-mrr", "-recall@1", "-recall@5", "kl", "nll")  # '-': larger is better
 UNIFORM = 0.01  # nats below log k: a target this flat teaches nothing
 
@@ -443,7 +443,8 @@ def export_encoder(config: RFtConfig, weights: str, output: str) -> None:
     encoder = DualEncoder.load(
         local_model(config.retriever), preset=config.preset, precision="fp32"
     )
-    load_trained(storage.local_copy(weights), dict(QueryEncoder(encoder).named_parameters()))
+    if weights:
+        load_trained(storage.local_copy(weights), dict(QueryEncoder(encoder).named_parameters()))
     scratch = os.path.join(storage.local(output), "resume") if storage.is_local(output) else None
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         for name, save in (

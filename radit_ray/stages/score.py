@@ -25,13 +25,13 @@ from radit_ray.data import rows, storage
 from radit_ray.data.artifacts import (
     Artifact,
     Input,
-    Work,
     artifact_input,
     commit_shard,
     read_manifest,
     read_shard,
     shard_names,
 )
+from radit_ray.data.work import Work
 from radit_ray.engines.answering import Variant, fit_prompts, gold_ids, gold_logprobs
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources

@@ -20,7 +20,8 @@ import pytest
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import artifacts, storage
-from radit_ray.data.artifacts import Artifact, Input, Work
+from radit_ray.data.artifacts import Artifact, Input
+from radit_ray.data.work import Work
 
 NAMES = ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
 

@@ -1,4 +1,6 @@
-"""Contract: a seeded choice of pages, nested in a larger choice; same-title pages all there, marked."""
+"""Contract: a seeded choice of pages, nested in a larger choice; same-title pages all there,
+marked.
+"""
 
 from __future__ import annotations
 

@@ -143,6 +143,12 @@ def test_pretraining_text_states_and_asks_known_facts_without_markers():
         assert any(s in whole for s in wordings(fact)[0] + wordings(fact)[1])
 
 
+def test_the_text_of_the_packaged_lm_has_no_marker():
+    texts = itertools.islice(pretraining_text(make_world(WorldConfig())), 2000)
+    found = re.findall(rf"(?<!\w)(?:{'|'.join(MARKERS)})", "\n".join(texts))
+    assert not found
+
+
 def test_the_seed_decides_everything_and_known_facts_depend_on_it_alone():
     assert make_world(SMALL) == make_world(SMALL)
     assert make_world(SMALL).documents != make_world(dataclasses.replace(SMALL, seed=1)).documents
@@ -221,6 +227,7 @@ def test_write_world_writes_what_make_world_makes(tmp_path):
         ({"chunks_per_subject": 3}, "chunks_per_subject=3 of WorldConfig; expected at least 4"),
         ({"facts_per_chunk": 1}, "room for 6 statements; expected at least 8"),
         ({"changed_share": 1.5}, "changed_share=1.5"),
+        ({"changed_share": float("nan")}, "changed_share=nan of WorldConfig; expected 0 to 1"),
         ({"num_eval": 5000}, "names of part 'eval' are used up"),
         ({"num_noise": 900}, "lower num_distractors or num_noise"),
         ({"num_distractors": 10}, "num_distractors=10; expected at most num_eval=9"),

@@ -123,6 +123,9 @@ def test_bad_input_is_refused(tmp_path):
         pretrain([], size="x", output=tmp_path)
     with pytest.raises(InputError, match=r"precision='fp8'"):
         pretrain([], size="s", output=tmp_path, precision="fp8")
+    for wrong in ({"steps": 0}, {"num_threads": -1}):
+        with pytest.raises(InputError, match=r"(steps=0|num_threads=-1) of the LM; .*at least 1"):
+            pretrain([], size=TINY, output=tmp_path, **wrong)
     with pytest.raises(InputError, match="the texts ran out after 0 of 5 steps"):
         pretrain([], size=TINY, output=tmp_path, steps=5)
 

@@ -113,7 +113,7 @@ def test_the_mix_has_its_share_and_no_row_twice(chain: Chain) -> None:
 
 def test_rows_with_a_single_chunk_are_refused(chain: Chain, tmp_path_factory: Any) -> None:
     from radit_ray.data.artifacts import Input, commit_shard
-    from radit_ray.data.artifacts import Work as Claim
+    from radit_ray.data.work import Work as Claim
 
     folder = str(tmp_path_factory.mktemp("single"))
     table = next(iter_tables(artifact_input(chain.ranked, "retrieve")))

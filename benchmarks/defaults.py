@@ -1,0 +1,163 @@
+"""Which defaults? One field changed at a time, compared on the dev split of a finished run.
+
+In: the folder of a finished `radit run` (demo, squad_open, ...). Each alternative replays one
+stage of it with one field changed, on the run's own inputs; equal fingerprints are reused, and a
+killed call continues. Out: a JSON file and the Markdown table of docs/method.md.
+
+    python benchmarks/defaults.py runs/demo --output docs/results/defaults_demo.json
+
+What is compared is what dev says, never the evaluated questions: for R-ft the answer NLL of the
+judge (nats), recall@1 and MRR with the tuned encoder; for LM-ft the answer NLL per question; for
+the rescoring the EM and F1 of the answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from radit_ray.data import storage
+from radit_ray.data.artifacts import Artifact, read_manifest
+from radit_ray.data.work import FINGERPRINT
+from radit_ray.engines.answering import Variant
+from radit_ray.engines.connect import connect
+from radit_ray.engines.doctor import environment
+from radit_ray.stages.evaluate import EvaluateConfig, evaluate
+from radit_ray.stages.lm_ft import LmFtConfig, lm_ft
+from radit_ray.stages.r_ft import RFtConfig, r_ft
+from radit_ray.stages.score import ScoreConfig, score
+
+TAUS = {"mean_logprob": 0.1, "sum_logprob": 1.0, "prob_per_token": 0.01, "prob": 0.01}
+
+
+class Replay:
+    """The stages of one finished run, each with some fields changed."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.manifests = {name: self._manifest(name) for name in ("lm-ft", "score", "r-ft")}
+        self.recipe = storage.read_json(storage.join(run, "run.json"))["recipe"]
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        found = read_manifest(storage.join(self.run, name))
+        assert found is not None, f"{self.run} has no finished {name}"
+        return found
+
+    def config(self, name: str, kind: Any, **changes: Any) -> Any:
+        """The config a stage ran with, with fields changed."""
+        manifest = self.manifests[name]
+        fields = {field.name for field in dataclasses.fields(kind)}
+        paths = {key: value["path"] for key, value in manifest["inputs"].items() if key in fields}
+        return dataclasses.replace(kind(**{**manifest["config"], **paths}), **changes)
+
+    def make(self, stage: Callable[..., Artifact], config: Any, **inputs: str) -> Artifact:
+        """Runs (or reuses) a stage in the run's own store of artifacts."""
+        name = stage.__name__.replace("_", "-")
+        output = storage.join(self.run, "artifacts", f"{name}-{FINGERPRINT}")
+        return stage(config, **inputs, output=output)
+
+    def r_ft(self, scored: str = "", **changes: Any) -> dict[str, Any]:
+        inputs = self.manifests["r-ft"]["inputs"]
+        made = self.make(
+            r_ft,
+            self.config("r-ft", RFtConfig, **changes),
+            scored=scored or inputs["scored"]["path"],
+            embeddings=inputs["embeddings"]["path"],
+        )
+        dev, before = made.metrics["dev"], made.metrics["dev_before"]
+        return {
+            "nll": dev["nll"],
+            "recall@1": dev["recall@1"],
+            "mrr": dev["mrr"],
+            "best_step": made.metrics["best_step"],
+            "nll before": before["nll"],
+            "recall@1 before": before["recall@1"],
+        }
+
+    def mix(self, share: float) -> dict[str, Any]:
+        ranked = self.manifests["score"]["inputs"]["ranked"]["path"]
+        config = self.config("score", ScoreConfig, corpus_share=share)
+        return self.r_ft(self.make(score, config, ranked=ranked).path)
+
+    def lm_ft(self, **changes: Any) -> dict[str, Any]:
+        ranked = self.manifests["lm-ft"]["inputs"]["ranked"]["path"]
+        made = self.make(lm_ft, self.config("lm-ft", LmFtConfig, **changes), ranked=ranked)
+        metrics = {name: made.metrics["dev"][name] for name in ("nll", "nll_token", "em")}
+        return {**metrics, "best_step": made.metrics["best_step"]}
+
+    def rescoring(self) -> dict[str, dict[str, Any]]:
+        """The `answers` ensemble with every unique answer scored again, and with a p_R vote
+        only.
+        """
+        variants = json.loads(json.dumps(storage.read_json(f"{self.run}/run.json")["variants"]))
+        fields = {field.name for field in dataclasses.fields(Variant)} - {"name", "lm", "ranked"}
+        made = []
+        for name in ("replug", "radit"):
+            plain = {key: value for key, value in variants[name].items() if key in fields}
+            paths = {key: self._inside(variants[name][key]) for key in ("lm", "ranked")}
+            made += [
+                Variant(name=f"{name}, all", **{**plain, **paths, "max_answers": 0}),
+                Variant(name=f"{name}, vote", **{**plain, **paths, "max_answers": 1}),
+            ]
+        config = EvaluateConfig(variants=tuple(made), split="dev", limit=500)
+        result = self.make(evaluate, config, ranked=made[0].ranked).metrics["variants"]
+        return {
+            name: {metric: values[metric]["value"] for metric in ("em", "f1")}
+            for name, values in result.items()
+        }
+
+    def _inside(self, path: str) -> str:
+        return storage.join(self.run, path) if path.startswith("artifacts/") else path
+
+
+def compare(replay: Replay) -> dict[str, dict[str, dict[str, Any]]]:
+    """{question: {alternative: dev metrics}}; the run's own setting is among them."""
+    t_r = replay.manifests["r-ft"]["config"]["t_r"] or replay.manifests["r-ft"]["metrics"]["t_r"]
+    share = replay.manifests["score"]["config"]["corpus_share"]
+    k_train = replay.manifests["lm-ft"]["config"]["k_train"]
+    depth = replay.recipe["retrieve"]["k"]
+    return {
+        "answer score (tau)": {
+            f"{kind} ({tau:g})": replay.r_ft(answer_score=kind, tau=tau)
+            for kind, tau in TAUS.items()
+        },
+        "direction of KL": {
+            direction: replay.r_ft(direction=direction) for direction in ("lsr_to_r", "r_to_lsr")
+        },
+        "T_R": {f"{t_r * x:g}": replay.r_ft(t_r=t_r * x) for x in (0.4, 1.0, 2.0, 4.0)},
+        "corpus share of R-ft": {
+            f"{value:g}": replay.mix(value) for value in sorted({0.0, share, 0.95})
+        },
+        "k_train": {str(k): replay.lm_ft(k_train=k) for k in sorted({1, k_train, min(5, depth)})},
+        "rescoring": replay.rescoring(),
+    }
+
+
+def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Markdown, one row an alternative."""
+    lines = ["| choice | value | dev metrics |", "|---|---|---|"]
+    for question, alternatives in found.items():
+        for value, metrics in alternatives.items():
+            shown = ", ".join(f"{name} {number:.4g}" for name, number in metrics.items())
+            lines.append(f"| {question} | {value} | {shown} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+    args = parser.parse_args()
+    connect()
+    found = compare(Replay(args.run))
+    command = f"python benchmarks/defaults.py {' '.join(sys.argv[1:])}"
+    storage.write_json(args.output, {"command": command, **environment(), "choices": found})
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
