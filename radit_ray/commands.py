@@ -153,21 +153,41 @@ def _check_weights(lm: str, fix: str) -> None:
 
 
 def _warn_of_unread(world: World, lm: str) -> None:
-    """One line where a world LM was pretrained on other known facts than this world's."""
-    from radit_ray.data.world_prose import about_world
-
-    record, about = _world_lm_record(lm), about_world(world)
-    if not record or not world.config.num_known:
-        return
-    if record.get("known_sha256") != about["known_sha256"]:
+    """One line where a world LM has not read all known facts of this world."""
+    record, known = _world_lm_record(lm), _known_facts(world)
+    unread = known - _facts_read(record) if record else set()
+    if unread:
         command = ["radit", "world-lm", *world_flags(world.config, world.snapshot)]
         print(
-            f"radit: the known facts of this world are not the ones that the LM {lm} has read "
-            f"(known_sha256 {about['known_sha256'][:12]}, there "
-            f"{str(record.get('known_sha256'))[:12]}); to train one on them: "
-            f"{shlex.join(command)} --output DIR, then radit demo --lm DIR with the same --set",
+            f"radit: {len(unread)} of the {len(known)} known facts of this world the LM {lm} has "
+            f"not read; to train one that has: {shlex.join(command)} --output DIR, then "
+            "radit demo --lm DIR with the same --set",
             file=sys.stderr,
         )
+
+
+def _known_facts(world: World) -> set[tuple[str, str, str]]:
+    return {
+        (fact.subject.name, fact.relation.name, fact.value)
+        for fact in world.facts
+        if fact.subject.split == "known"
+    }
+
+
+def _facts_read(record: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """The known facts that a world LM was pretrained on; none where this version makes other ones
+    of its world's config.
+    """
+    from radit_ray.data.world_prose import known_fingerprint
+
+    fields = {field.name for field in dataclasses.fields(WorldConfig)}
+    if set(record.get("world", ())) != fields:
+        return set()
+    for snapshot in (1, 2):
+        world = make_world(WorldConfig(**record["world"]), snapshot=snapshot)
+        if known_fingerprint(world) == record.get("known_sha256"):
+            return _known_facts(world)
+    return set()
 
 
 def world_flags(config: WorldConfig, snapshot: int) -> list[str]:

@@ -10,7 +10,7 @@ class Resources:
     """Hardware for one stage call: recorded in the manifest's cost, no part of the identity."""
 
     num_workers: int = (
-        0  # actors or training workers; 0 = as many as the cluster's free CPUs or GPUs hold
+        0  # 0 = as many as the CPUs or GPUs hold; training on CPUs: one a node, with all its cores
     )
     cpus_per_worker: float = 1.0  # CPU cores of one worker
     gpus_per_worker: float = 0.0  # GPUs of one worker; > 0 puts the models on CUDA

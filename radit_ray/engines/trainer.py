@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import ray
 import torch
 import torch.distributed as dist
 from ray import train as ray_train
@@ -119,7 +120,7 @@ def fit(
     result_file = storage.join(folder, "result.json")
     if storage.exists(result_file):
         return dict(storage.read_json(result_file))
-    world = _world_size(loop, resources, worker_bytes)
+    world, cpus = _workers(loop, resources, worker_bytes)
     if resources.zero_stage and not storage.is_local(work.output):
         raise InputError(
             f"zero_stage={resources.zero_stage} with output {work.output}: DeepSpeed's checkpoints "
@@ -139,7 +140,7 @@ def fit(
         scaling_config=ScalingConfig(
             num_workers=world,
             use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker={"CPU": resources.cpus_per_worker}
+            resources_per_worker={"CPU": cpus}
             | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
         ),
         run_config=RunConfig(
@@ -156,19 +157,25 @@ def fit(
     return dict(storage.read_json(result_file))
 
 
-def _world_size(loop: Loop, resources: Resources, worker_bytes: float) -> int:
-    """The workers asked for, which must divide the batch; by default as many as fit and divide
-    it.
+def _workers(loop: Loop, resources: Resources, worker_bytes: float) -> tuple[int, float]:
+    """(workers, CPUs of each). Workers asked for must divide the batch. By default: on GPUs as many
+    as fit and divide it; on CPUs one a node with all its cores, since threads share what processes
+    would each hold and add up (optimiser state, gradients).
     """
     fit = num_workers(resources, loop.batch_size, worker_bytes=worker_bytes)
+    cpus = resources.cpus_per_worker
     if resources.num_workers:
         if loop.batch_size % resources.num_workers:
             raise InputError(
                 f"batch_size={loop.batch_size} is no multiple of {resources.num_workers} workers; "
                 "change one of them"
             )
-        return resources.num_workers
-    return max(n for n in range(1, fit + 1) if loop.batch_size % n == 0)
+        return resources.num_workers, cpus
+    if not resources.gpus_per_worker and cpus == Resources().cpus_per_worker:
+        cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        cores = [count for count in cores if count >= 1]
+        fit, cpus = min(fit, len(cores)), float(math.floor(min(cores)))
+    return max(n for n in range(1, fit + 1) if loop.batch_size % n == 0), cpus
 
 
 def best_weights(work: Work[Any], result: dict[str, Any]) -> str:

@@ -25,10 +25,10 @@ from radit_ray.report.words import (
 Results = Mapping[str, Any]
 Cells = Mapping[str, Mapping[str, float]]  # {metric: {value or diff, low, high}}
 VERDICTS = {"better": "better", "worse": "worse", "unclear": "no clear difference"}
-HOW_TO_READ = (
-    "Dot and line: the difference and its 95% interval; hollow where 0 lies inside. Grey band and "
-    "last column: a true difference of this size would be found 4 times in 5; smaller ones are "
-    "easily missed with this many questions."
+DOTS = "Dot and line: the difference and its 95% interval; hollow where 0 lies inside."
+BANDS = (
+    " Grey band and last column: a true difference of this size would be found 4 times in 5; "
+    "smaller ones are easily missed with this many questions."
 )
 MAIN = ("replug", "it-retrieval", "lm-ft", "r-ft", "radit")  # compared article by article
 
@@ -95,7 +95,8 @@ def halves(results: Results) -> Html:
         found = {name: cells[metric] for name, cells in contrasts.items() if metric in cells}
         if found:
             parts += [tag("h3", _titled(metric)), forest(found, metric)]
-    return join([*parts, tag("p", HOW_TO_READ, class_="note")])
+    known = any("mde" in cell for cells in contrasts.values() for cell in cells.values())
+    return join([*parts, tag("p", DOTS + BANDS * known, class_="note")])
 
 
 def _titled(metric: str) -> str:
@@ -112,7 +113,7 @@ def _verdict(contrast: str, cells: Cells) -> Html:
     lines = [sentence(contrast, metric, cells[metric]) for metric in known]
     return tag(
         "li",
-        tag("span", VERDICTS[found[0]], class_="badge"),
+        tag("span", f"{METRICS[known[0]].name}: {VERDICTS[found[0]]}", class_="badge"),
         tag("p", tag("strong", _unbroken(lines[0]))),
         *(tag("p", _unbroken(line), class_="note") for line in lines[1:]),
         class_=f"verdict {found[0]}",

@@ -101,7 +101,7 @@ def _run(results: Results, record: Mapping[str, Any]) -> Html:
         "commit": made["versions"].get("commit", "unknown"),
         "command": tag("code", made["command"]),
     }
-    told = tag("div", tag("p", *about, class_="lead"), _list(facts))
+    told = tag("div", tag("p", *about, class_="lead"), _list(facts, class_="facts"))
     glossary = details("Words used on this page", _list(GLOSSARY))
     if results["variants"]:
         return join([tag("div", told, grid(results), class_="overview"), glossary])
@@ -117,9 +117,9 @@ def _short(spec: str) -> str:
     return ", ".join("/".join(path.rstrip("/").split("/")[-2:]) for path in spec.split(","))
 
 
-def _list(entries: Mapping[str, str]) -> Html:
+def _list(entries: Mapping[str, str], **attributes: str) -> Html:
     pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in entries.items()]
-    return tag("dl", *pairs)
+    return tag("dl", *pairs, **attributes)
 
 
 def _variants(results: Results) -> Html:

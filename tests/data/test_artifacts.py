@@ -212,7 +212,8 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from data import test_artifacts as t
 from radit_ray.data import artifacts
-with artifacts.Work.open("toy", 1, t.Config(), t.source(), {output!r}, t.to_fp32) as work:
+from radit_ray.data.work import Work
+with Work.open("toy", 1, t.Config(), t.source(), {output!r}, t.to_fp32) as work:
     print("done" if work.done else "mine", flush=True)
     if not work.done:
         for name in t.NAMES:
