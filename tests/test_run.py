@@ -90,7 +90,7 @@ def test_results_have_the_pinned_shape(run: Path) -> None:
     }
     for values in results["contrasts"].values():
         for cell in values.values():
-            assert set(cell) == {"diff", "low", "high"}
+            assert set(cell) == {"diff", "low", "high", "mde"}
     # the base encoder's variants share their ranked rows, the tuned one's share theirs
     shown = [name for name in VARIANTS if name not in BARE]
     recall = {name: results["variants"][name]["recall@1"]["value"] for name in shown}
@@ -207,6 +207,32 @@ def test_without_questions_it_tunes_the_retriever_alone(
     results = read(folder / "results.json")
     assert results["variants"] == {}
     assert read(folder / "run.json")["variants"] == {}
+
+
+@pytest.mark.slow
+def test_seeds_share_what_no_seed_decides(
+    run: Path, world: dict[str, str], tiny_models: tuple[str, str]
+) -> None:
+    before, alone = stamps(run), read(run / "results.json")
+    arguments = arguments_of(world, tiny_models, run)
+    assert radit("run", *arguments, "--seeds", "0,1") == 0
+    after = stamps(run)
+    assert {name: after[name] for name in before} == before
+    made = {name.rpartition("-")[0] for name in after if name not in before}
+    assert not made & {"chunk", "embed", "index"}
+    assert {"lm-ft", "r-ft", "evaluate"} <= made
+    assert os.path.realpath(run / "seed-1" / "embed") == os.path.realpath(run / "embed")
+    results, second = read(run / "results.json"), read(run / "seed-1" / "results.json")
+    assert results["seeds"] == [0, 1]
+    assert results["by_seed"]["0"]["variants"] == alone["variants"]
+    assert results["by_seed"]["1"]["contrasts"] == second["contrasts"]
+    mean = (
+        alone["variants"]["radit"]["nll"]["value"] + second["variants"]["radit"]["nll"]["value"]
+    ) / 2
+    assert results["variants"]["radit"]["nll"]["value"] == pytest.approx(mean)
+    question = "Where was somebody born?"
+    assert radit("ask", str(run / "seed-1"), question) == 0
+    assert radit("run", *arguments) == 0  # the run as the other tests know it
 
 
 @pytest.mark.slow

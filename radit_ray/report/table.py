@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+COMPARED = ("em", "f1", "nll", "recall@1")
 MEANING = {
     "closed-book": "base LM, no chunks",
     "replug": "base LM + base retriever",
@@ -34,36 +35,60 @@ def variants_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
 
 def contrasts_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     """One row a declared contrast: paired differences with their 95% intervals; * where 0 lies
-    outside; the smallest em that is found 4 times in 5, where the results hold it.
+    outside; in round brackets the smallest difference that such a sample finds 4 times in 5.
     """
-    metrics = ["em", "f1", "nll", "recall@1"]
-    contrasts = results["contrasts"]
     rows = [
-        [name.replace("-minus-", " - "), *(_difference(values.get(metric)) for metric in metrics)]
-        for name, values in contrasts.items()
+        [name.replace("-minus-", " - "), *(_difference(values.get(m)) for m in COMPARED)]
+        for name, values in results["contrasts"].items()
     ]
-    head = ["contrast", *metrics]
-    found = [values.get("em", {}).get("mde") for values in contrasts.values()]
-    if any(mde is not None for mde in found):
-        head.append("em detectable")
-        rows = [
-            [*row, "-" if mde is None else f"{mde:.3f}"]
-            for row, mde in zip(rows, found, strict=True)
-        ]
-    return _table(head, rows, markdown)
+    return _table(["contrast (detectable)", *COMPARED], rows, markdown)
 
 
 def seeds_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
-    """One row a contrast, one column a training seed: its own em difference and interval."""
+    """One row a contrast and metric, one column a training seed: its own difference."""
     seeds = results["by_seed"]
     rows = [
         [
             name.replace("-minus-", " - "),
-            *(_difference(seed["contrasts"].get(name, {}).get("em")) for seed in seeds.values()),
+            metric,
+            *(_difference(seed["contrasts"].get(name, {}).get(metric)) for seed in seeds.values()),
         ]
         for name in results["contrasts"]
+        for metric in ("em", "nll", "recall@1")
     ]
-    return _table(["em by training seed", *(f"seed {seed}" for seed in seeds)], rows, markdown)
+    rows = [row for row in rows if any(float(cell.split()[0]) for cell in row[2:] if cell != "-")]
+    return _table(
+        ["by training seed", "metric", *(f"seed {seed}" for seed in seeds)], rows, markdown
+    )
+
+
+def retrieval_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
+    """Recall by the gold chunk and by answer string, of each variant that is shown chunks."""
+    metrics = ["recall@1", "recall@5", "answer_recall@1", "answer_recall@5"]
+    rows = [
+        [name, *(_interval(values.get(metric)) for metric in metrics)]
+        for name, values in results["variants"].items()
+        if "recall@1" in values
+    ]
+    return _table(["variant", *metrics], rows, markdown)
+
+
+def articles_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
+    """One row an article, most questions first: f1 and nll of each variant, plain means."""
+    names = list(results["variants"])
+    found = sorted(results["articles"].items(), key=lambda item: -item[1]["num_questions"])
+    rows = [
+        [
+            article,
+            str(entry["num_questions"]),
+            *(
+                f"{entry['variants'][name]['f1']:.3f} / {entry['variants'][name]['nll']:.1f}"
+                for name in names
+            ),
+        ]
+        for article, entry in found
+    ]
+    return _table(["article", "questions", *(f"{name} f1 / nll" for name in names)], rows, markdown)
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -83,6 +108,9 @@ def page(results: Mapping[str, Any]) -> str:
         ]
         for name, stage in results["stages"].items()
     ]
+    articles = []
+    if results.get("articles"):
+        articles = ["## By article", "", articles_table(results, markdown=True), ""]
     head = ["stage", "rows", "wall s", "worker s", "tokens", "metrics"]
     return "\n".join(
         [
@@ -93,12 +121,21 @@ def page(results: Mapping[str, Any]) -> str:
             f"- versions: {versions}",
             f"- training seeds: {', '.join(map(str, results['seeds']))}",
             "",
-            "Metrics: em and f1 with KILT's normalisation; nll of the first gold answer under "
-            "the mixture, nats; recall of the",
-            "ranked list. Brackets: 95% bootstrap over groups of questions. `*`: 0 lies outside.",
+            "Metrics: em and f1 with KILT's normalisation; nll of the first gold answer under the "
+            "mixture, nats; recall of the ranked list. Square brackets: 95% bootstrap over groups "
+            "of questions; `*`: 0 lies outside; round brackets: the smallest difference that a "
+            "sample like this finds 4 times in 5.",
             "",
             render(results, markdown=True),
             "",
+            "## Retrieval",
+            "",
+            "Recall by the gold chunk where a question names one (else by answer string), and by "
+            "answer string in any case.",
+            "",
+            retrieval_table(results, markdown=True),
+            "",
+            *articles,
             "## Stages",
             "",
             _table(head, rows, markdown=True),
@@ -147,7 +184,8 @@ def _difference(cell: Mapping[str, float] | None) -> str:
     if cell is None:
         return "-"
     clear = "*" if cell["low"] > 0 or cell["high"] < 0 else ""
-    return f"{cell['diff']:+.3f} [{cell['low']:+.3f}, {cell['high']:+.3f}]{clear}"
+    detectable = f" ({cell['mde']:.3f})" if "mde" in cell else ""
+    return f"{cell['diff']:+.3f} [{cell['low']:+.3f}, {cell['high']:+.3f}]{clear}{detectable}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
