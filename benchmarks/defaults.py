@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from radit_ray.data import storage
-from radit_ray.data.artifacts import Artifact, read_manifest
+from radit_ray.data.artifacts import Artifact, inside_run, read_manifest
 from radit_ray.data.work import FINGERPRINT
 from radit_ray.engines.answering import Variant
 from radit_ray.engines.connect import connect
@@ -98,7 +98,7 @@ class Replay:
         made = []
         for name in ("replug", "radit"):
             plain = {key: value for key, value in variants[name].items() if key in fields}
-            paths = {key: self._inside(variants[name][key]) for key in ("lm", "ranked")}
+            paths = {key: inside_run(self.run, variants[name][key]) for key in ("lm", "ranked")}
             made += [
                 Variant(name=f"{name}, all", **{**plain, **paths, "max_answers": 0}),
                 Variant(name=f"{name}, vote", **{**plain, **paths, "max_answers": 1}),
@@ -109,9 +109,6 @@ class Replay:
             name: {metric: values[metric]["value"] for metric in ("em", "f1")}
             for name, values in result.items()
         }
-
-    def _inside(self, path: str) -> str:
-        return storage.join(self.run, path) if path.startswith("artifacts/") else path
 
 
 def compare(replay: Replay) -> dict[str, dict[str, dict[str, Any]]]:

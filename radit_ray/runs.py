@@ -26,6 +26,7 @@ from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import mean_over_seeds, measure, read_predictions
 from radit_ray.engines.references import model_input, retriever_input
 from radit_ray.recipes import Recipe
+from radit_ray.report.words import STAGES
 from radit_ray.stages.evaluate import EvaluateConfig
 from radit_ray.stages.lm_ft import LmFtConfig
 
@@ -45,18 +46,6 @@ FILLED = {  # fields of a stage that a run decides, and what to set instead
     "evaluate.variants": "variants",
     "evaluate.contrasts": "contrasts",
     "evaluate.probes": "probes",
-}
-PURPOSES = {
-    "chunk": "cut the corpus into chunks",
-    "embed": "a vector for every chunk, by the base retriever",
-    "index": "an index over the vectors",
-    "retrieve": "the best chunks of every example, by the base retriever",
-    "lm-ft": "LM-ft: teach the LM to answer with a retrieved background",
-    "it": "the control: the same tuning without background",
-    "score": "which chunk helps the LM most? (frozen targets for R-ft)",
-    "r-ft": "R-ft: teach the query encoder what the LM prefers",
-    "retrieve-tuned": "the best chunks again, by the tuned query encoder",
-    "evaluate": "every variant answers the same questions",
 }
 
 
@@ -87,7 +76,7 @@ class Run:
                 config, retriever=self.recipe.retriever, preset=self.recipe.preset
             )
         where = f"cycle-{int(self.prefix[6:-1])}: " if self.prefix else ""
-        print(f"radit {where}{name}: {PURPOSES[name]}", file=sys.stderr, flush=True)
+        print(f"radit {where}{name}: {STAGES[name]}", file=sys.stderr, flush=True)
         output = storage.join(self._root(), f"{kind}-{FINGERPRINT}")
         artifact = function(config, **inputs, output=output, resources=self.recipe.resources)
         make_link(storage.join(self.folder, f"{self.prefix}{name}"), artifact.path)
@@ -246,7 +235,7 @@ class Run:
     def _stages(self) -> dict[str, Any]:
         """Rows, metrics and cost of every stage this run links to."""
         found = {}
-        names = [*PURPOSES, *(f"cycle-{c.number}/{n}" for c in self.done[1:] for n in PURPOSES)]
+        names = [*STAGES, *(f"cycle-{c.number}/{n}" for c in self.done[1:] for n in STAGES)]
         for name in names:
             path = storage.join(self.folder, name)
             manifest = read_manifest(path) if storage.exists(path) else None

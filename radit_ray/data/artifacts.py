@@ -62,6 +62,15 @@ def resolve_link(path: str) -> str:
     return str(storage.read_json(link)["artifact"]) if storage.exists(link) else path
 
 
+def inside_run(run: str, path: str) -> str:
+    """A path as run.json has it: those of artifacts are relative to the run, so that it can be
+    moved.
+    """
+    if path.startswith(("artifacts/", "../artifacts/")):
+        return storage.join(run, path)
+    return os.path.expanduser(path)
+
+
 def make_link(path: str, target: str) -> None:
     """Makes `path` stand for the artifact at `target`: a relative symbolic link, or a link file on
     object stores.

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.metrics import contains_answer
 
 SPLITS = ("train", "dev", "eval")
 CATEGORIES = (
@@ -88,6 +89,23 @@ def text_fault(value: str) -> str:
         except UnicodeEncodeError as error:
             return f"holds a lone surrogate (U+{ord(value[error.start]):04X})"
     return ""
+
+
+def hits_of(row: dict[str, Any]) -> list[bool]:
+    """Which of a ranked row's chunks count as right: by `gold_ids` where the example names them,
+    else by answer string.
+    """
+    if len(row["gold_ids"]):
+        gold = set(row["gold_ids"])
+        return [
+            c in gold or d in gold for c, d in zip(row["chunk_ids"], row["doc_ids"], strict=True)
+        ]
+    return answer_hits(row)
+
+
+def answer_hits(row: dict[str, Any]) -> list[bool]:
+    """Which of a ranked row's chunks contain an answer string (DPR's criterion)."""
+    return [contains_answer(text, row["answers"]) for text in row["texts"]]
 
 
 def example_row(partial: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:

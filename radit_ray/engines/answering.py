@@ -31,7 +31,7 @@ from radit_ray.core.templates import (
     options,
     resolve_template,
 )
-from radit_ray.engines.ranking import answer_hits, hits_of
+from radit_ray.data.rows import answer_hits, hits_of
 from radit_ray.models.causal_lm import CausalLM
 
 ENSEMBLES = ("answers", "tokens", "concat")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
+from radit_ray.data.artifacts import inside_run
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import Variant, answer_batch
 from radit_ray.engines.connect import quiet
@@ -37,7 +37,7 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
     made = variants[variant]
     if made["shots"]:
         raise InputError(f"variant {variant!r} answers with demonstrations; ask another variant")
-    record = {name: _inside(run, made[name]) for name in ("lm", "query_encoder", "index")}
+    record = {name: inside_run(run, made[name]) for name in ("lm", "query_encoder", "index")}
     # an answer is not known: the row only needs one to be complete
     row = example_row({"id": "ask", "question": question, "answers": ["?"], "split": "eval"})
     fields = ("k", "ensemble", "t_r", "template", "max_new_tokens", "max_answers", "eos_token")
@@ -56,10 +56,3 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
         "texts": ranked[0]["texts"][:shown],
         "variant": variant,
     }
-
-
-def _inside(run: str, path: str) -> str:
-    """A path of run.json: relative ones lie inside the run."""
-    if path.startswith(("artifacts/", "../artifacts/")):
-        return storage.join(run, path)
-    return os.path.expanduser(path)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from radit_ray.core.metrics import contains_answer
 from radit_ray.core.templates import retrieval_query
 from radit_ray.engines.sharded_index import ShardedIndex
 from radit_ray.models.dual_encoder import DualEncoder
@@ -53,20 +52,3 @@ def rank(
             "scores": [score for _, score in kept],
         }
     return ranked
-
-
-def hits_of(row: dict[str, Any]) -> list[bool]:
-    """Which of a ranked row's chunks count as right: by `gold_ids` where the example names them,
-    else by answer string.
-    """
-    if len(row["gold_ids"]):
-        gold = set(row["gold_ids"])
-        return [
-            c in gold or d in gold for c, d in zip(row["chunk_ids"], row["doc_ids"], strict=True)
-        ]
-    return answer_hits(row)
-
-
-def answer_hits(row: dict[str, Any]) -> list[bool]:
-    """Which of a ranked row's chunks contain an answer string (DPR's criterion)."""
-    return [contains_answer(text, row["answers"]) for text in row["texts"]]

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from radit_ray.core.metrics import exact_match
 from radit_ray.data import storage
-from radit_ray.data.artifacts import read_shard, resolve_link
-from radit_ray.engines.ranking import hits_of
+from radit_ray.data.artifacts import inside_run, read_shard, resolve_link
+from radit_ray.data.rows import hits_of
 from radit_ray.report.markup import Html, details, join, tag
 from radit_ray.report.plots import bar
 from radit_ray.report.words import parts_of
@@ -57,7 +57,7 @@ def examples(run: str, record: Mapping[str, Any]) -> Html:
         for name in (kind.before, kind.after):
             shard = tables[name][question]["shard"]
             prediction = _whole(storage.join(folder, name, shard), question)
-            ranked = _inside(run, record["variants"][name]["ranked"])
+            ranked = inside_run(run, record["variants"][name]["ranked"])
             sides.append((name, prediction, _whole(storage.join(ranked, shard), question, TEXTS)))
         rows = {name: table[question] for name, table in tables.items() if question in table}
         cards.append(_card(kind, rows, sides, is_open=not cards))
@@ -143,12 +143,6 @@ def _whole(path: str, question: str, columns: list[str] | None = None) -> Row:
         return {}
     table = read_shard(path, columns)
     return dict(table.filter(pc.equal(table["id"], question)).to_pylist()[0])
-
-
-def _inside(run: str, path: str) -> str:
-    """A path of run.json: relative ones lie inside the run."""
-    inside = path.startswith(("artifacts/", "../artifacts/"))
-    return resolve_link(storage.join(run, path) if inside else path)
 
 
 def _card(

@@ -38,9 +38,9 @@ from radit_ray.data.artifacts import (
     read_shard,
     vectors_of,
 )
+from radit_ray.data.rows import hits_of
 from radit_ray.data.work import Work
 from radit_ray.engines.checkpoints import load_trained
-from radit_ray.engines.ranking import hits_of
 from radit_ray.engines.references import (
     local_model,
     preset_name,

@@ -25,8 +25,9 @@ from radit_ray.data import rows
 from radit_ray.data.artifacts import Artifact, Input, artifact_input, commit_shard, fingerprint_of
 from radit_ray.data.corpus_examples import corpus_example, sample_rows
 from radit_ray.data.examples import read_examples
+from radit_ray.data.rows import hits_of
 from radit_ray.data.work import Work
-from radit_ray.engines.ranking import hits_of, rank
+from radit_ray.engines.ranking import rank
 from radit_ray.engines.references import (
     local_model,
     preset_name,
