@@ -138,8 +138,8 @@ def squad_open(**changes: Any) -> Recipe:
         max_new_tokens=16,
         retrieve=RetrieveConfig(k=5, corpus_examples=1500, dev_share=0.05),
         chunk=ChunkConfig(docs_per_shard=200),
-        # 11k instances, nearly every training question once with its best chunk: this small LM
-        # learns to read only where the answer is there, which is 1 in 4 of the top 3 chunks
+        # nearly every training question once, with its best chunk: 59% of those hold the answer,
+        # 31% of the top 3, and a small LM learns to read only where the answer is there (LOG)
         lm_ft=LmFtConfig(
             k_train=1,
             steps=500,
