@@ -129,7 +129,7 @@ def resolve_preset(retriever: str, preset: str = "auto") -> Preset:
             f"retriever {retriever!r} is neither a folder nor a preset{nearest(retriever, PRESETS)}"
         )
     raise InputError(
-        f"no preset can be told from the retriever {retriever!r}; name one by preset="
+        f"no preset can be told from the retriever {retriever!r}; name one with --preset"
         f"{nearest(places[0].rsplit('/', 1)[-1], PRESETS)}"
     )
 

@@ -1,0 +1,67 @@
+"""A finished run's results into the docs: no number is copied by hand.
+
+In: the folder of a run and a name. Out: docs/results/NAME.json (results.json as it is), the part of
+docs/results/NAME.md below its marker, and what README.md has between its markers for that name.
+What stands outside the markers is prose and stays.
+
+    python benchmarks/publish.py runs/demo demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from radit_ray.data import storage
+from radit_ray.report.table import contrasts_table, page, seeds_table, variants_table
+
+ROOT = Path(__file__).resolve().parents[1]
+BELOW = "<!-- below: benchmarks/publish.py -->"
+
+
+def publish(run: str, name: str, *, root: Path = ROOT) -> None:
+    """Writes the three places; ValueError where a page or its marker is missing."""
+    results = storage.read_json(storage.join(run, "results.json"))
+    folder = root / "docs" / "results"
+    storage.write_json(str(folder / f"{name}.json"), results)
+    file = folder / f"{name}.md"
+    prose, marker, _ = file.read_text(encoding="utf-8").partition(BELOW)
+    if not marker:
+        raise ValueError(f"{file} lacks the line {BELOW}")
+    body = page(results).partition("\n")[2].lstrip("\n")
+    file.write_text(f"{prose}{BELOW}\n\n{body}", encoding="utf-8")
+    readme = root / "README.md"
+    readme.write_text(between(readme.read_text("utf-8"), name, brief(results)), encoding="utf-8")
+
+
+def brief(results: dict[str, Any]) -> str:
+    """The ablation and its contrasts with how they were made, as README shows them."""
+    made = results["environment"]
+    seeds = results["seeds"]
+    line = (
+        f"`{made['command']}`, commit {made['versions']['commit']}, {made['hardware']}, training "
+        f"seeds {', '.join(map(str, seeds))}, {results['wall_s'] / 60:.0f} min of stages:"
+    )
+    tables = [variants_table(results, markdown=True), contrasts_table(results, markdown=True)]
+    if len(seeds) > 1:
+        tables.append(seeds_table(results, markdown=True))
+    return "\n\n".join([line, *tables])
+
+
+def between(text: str, name: str, body: str) -> str:
+    """`text` with `body` between the markers of `name`."""
+    start, end = f"<!-- {name}: benchmarks/publish.py -->", f"<!-- end {name} -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"README.md lacks {start} ... {end}")
+    return f"{before}{start}\n{body}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="publish a run's results in the docs")
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("name", help="page in docs/results, such as demo")
+    arguments = parser.parse_args()
+    publish(arguments.run, arguments.name)
