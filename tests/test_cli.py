@@ -256,7 +256,7 @@ def test_a_full_disk_is_one_line(
         ("retrieve --index {chunks} --retriever {retriever}", "made by `chunk`.*`index`"),
         ("retrieve --index {root}/none --retriever {retriever}", "does not exist.*radit index"),
         ("embed --chunks {chunks}", "no retriever given.*--retriever"),
-        ("embed --chunks {chunks} --retriever no/such-thing", "no/such-thing.*name one with --preset"),
+        ("embed --chunks {chunks} --retriever no/such-thing", "no/such-thing.*with --preset"),
         (
             "embed --chunks {chunks} --retriever no/such-thing --preset e5",
             "no/such-thing.*reachable",
