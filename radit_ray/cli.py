@@ -312,9 +312,9 @@ def _world_lm(arguments: Sequence[str]) -> None:
     """`radit world-lm`: the base LM of a demo, from the generated world's plain text."""
     about = "Trains the base LM of radit demo from scratch on the plain text of a generated world."
     args = _parse(WorldLmArgs, arguments, "radit world-lm", about)
-    from radit_ray import commands
+    from radit_ray import demo_world
 
-    commands.world_lm(args, command=shlex.join(["radit", "world-lm", *arguments]))
+    demo_world.world_lm(args, command=shlex.join(["radit", "world-lm", *arguments]))
 
 
 def _report(arguments: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from radit_ray import commands, recipes
+from radit_ray import demo_world, recipes
 from radit_ray.cli import WorldLmArgs, _dispatch, _guarded, _parse
 from radit_ray.data.world import WorldConfig, make_world, write_world
 from radit_ray.data.world_prose import about_world, pretraining_text
@@ -29,7 +29,7 @@ from radit_ray.models.pretrain import pretrain
 SMALL = WorldConfig(
     num_known=9, num_eval=6, num_distractors=0, num_noise=0, changed_share=0.5
 )  # of the 36 known facts some change
-ASKED = ["--steps", "2", "--num-threads", "1", *commands.world_flags(SMALL, 1)]
+ASKED = ["--steps", "2", "--num-threads", "1", *demo_world.world_flags(SMALL, 1)]
 STOP = ["--set", "k_infer=99"]  # refused after the world is written and before any work
 
 
@@ -155,10 +155,10 @@ def test_the_flags_of_a_world_parse_into_that_world() -> None:
         num_known=7, vocabulary_gap=False, changed_share=0.25, snapshot_dates=("a b", "c"), seed=-1
     )
     for config, snapshot in ((WorldConfig(), 1), (SMALL, 1), (other, 2)):
-        words = ["--output", "x", *commands.world_flags(config, snapshot)]
+        words = ["--output", "x", *demo_world.world_flags(config, snapshot)]
         args = _parse(WorldLmArgs, words, "radit world-lm")
         assert (args.world, args.snapshot) == (config, snapshot)
-    assert commands.world_flags(WorldConfig(), 1) == []
+    assert demo_world.world_flags(WorldConfig(), 1) == []
 
 
 # --- radit demo ---
@@ -187,7 +187,7 @@ def test_demo_writes_the_world_that_was_asked_for(
 
 def test_demo_without_dev_subjects_names_no_empty_file(tmp_path: Path) -> None:
     recipe = recipes.demo(retriever="x", world=WorldConfig(num_dev=0))
-    filled = commands._demo_inputs(recipe, str(tmp_path))
+    filled = demo_world.demo_inputs(recipe, str(tmp_path))
     files = dict(part.split("=") for part in filled.examples.split(","))
     assert set(files) == {"train", "eval"}
     assert all(Path(file).stat().st_size for file in files.values())
