@@ -1,0 +1,43 @@
+"""Contract: README and docs/results show what the result files hold, and nothing typed by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.publish import BELOW, between, brief, publish
+from radit_ray.report.table import page
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ["demo", "squad_open"])
+def test_the_pages_are_those_of_the_result_files(name: str) -> None:
+    results = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+    text = (ROOT / "docs" / "results" / f"{name}.md").read_text()
+    assert text.partition(BELOW)[2].strip() == page(results).partition("\n")[2].strip()
+    readme = (ROOT / "README.md").read_text()
+    assert between(readme, name, brief(results)) == readme
+
+
+def test_publishing_again_with_other_numbers_changes_all_three(tmp_path: Path) -> None:
+    folder = tmp_path / "docs" / "results"
+    folder.mkdir(parents=True)
+    for name in ("README.md", "docs/results/demo.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    results = json.loads((ROOT / "docs" / "results" / "demo.json").read_text())
+    results["variants"]["radit"]["em"]["value"] = 0.12345
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    publish(str(tmp_path / "run"), "demo", root=tmp_path)
+    assert json.loads((folder / "demo.json").read_text()) == results
+    for name in ("README.md", "docs/results/demo.md"):
+        changed = (tmp_path / name).read_text()
+        assert "| 0.123 [" in changed
+        before = (ROOT / name).read_text()
+        assert changed.partition("publish.py")[0] == before.partition("publish.py")[0]
+    with pytest.raises(ValueError, match="lacks <!-- other"):
+        between("text", "other", "x")
