@@ -9,15 +9,14 @@ REPLUG for `tokens`.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.metrics import Scoring
 from radit_ray.core.retrieval import at_least_fp32
-
-Scoring = Literal["nll", "nll_token", "nll_char", "nll_compl"]
 
 
 def answers(logprob_UK: Tensor, p_r_K: Tensor) -> Tensor:

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from radit_ray.core.errors import InputError
 
+CAP = 7500  # eta: examples of a task that count for its weight
+SHARES = {"corpus": 0.10, "oasst1": 0.05}  # fixed; "corpus" is the unsupervised text
+
 
 def capped_weights(
-    sizes: Mapping[str, int], *, cap: int = 7500, shares: Mapping[str, float] | None = None
+    sizes: Mapping[str, int], *, cap: int = CAP, shares: Mapping[str, float] | None = None
 ) -> dict[str, float]:
     """The weight of each task, summing to one: fixed shares first, the rest in proportion to
     min(size, cap).

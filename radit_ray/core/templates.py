@@ -6,7 +6,7 @@ background, in that order, when the whole is too long. An instruction ends witho
 the answer is appended as `" " + answer`.
 
 An example is a plain row with `id, category, question` and, where they apply, `query, answers,
-choices, context`. Where the paper's table is silent (a multiple-choice question with a context,
+choices, context, template`. Where the paper's table is silent (a multiple-choice question with a context,
 BoolQ's passage, several turns in one string) the choice stands at the line and in docs/method.md.
 
 >>> row = {"id": "1", "category": "open-domain-qa", "question": "who wrote emma"}
@@ -198,9 +198,11 @@ NO_RETRIEVAL = (
 
 
 def resolve_template(example: Example, template: str = "auto") -> str:
-    """The template's name; "auto" follows the example's category (no category: qa, or mmlu where
-    there are choices).
+    """The template's name; "auto" is the example's own `template`, else follows its category (no
+    category: qa, or mmlu where there are choices).
     """
+    if template == "auto":
+        template = str(example.get("template") or "auto")
     if template != "auto":
         if template not in INSTRUCTIONS:
             raise InputError(

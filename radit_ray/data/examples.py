@@ -1,9 +1,12 @@
 """Question files in, example rows (`rows.EXAMPLE`) out, each in its split.
 
 A spec is one file, a folder with files named by split (`train.jsonl`, `dev` or `validation`, `eval`
-or `test`), `train=PATH,dev=PATH,eval=PATH` in any subset, or `hf:NAME[:CONFIG][:SPLIT]`. Formats:
-JSONL, JSON list, Parquet, SQuAD JSON, DPR's `question TAB ['answer', ...]` (.txt .tsv .csv), all of
-them also packed. Field names of the well-known sets are understood: see `native_examples`.
+or `test`), `train=PATH,dev=PATH,eval=PATH` in any subset, `hf:NAME[:CONFIG][:SPLIT]`, or
+`task:NAME[:SPLIT]` (see `tasks`); tasks and what has a split in front may be mixed in one comma
+list. Formats: JSONL, JSON list, Parquet, SQuAD JSON, tables with a header (.csv .tsv), DPR's
+`question TAB ['answer', ...]` (.txt .tsv .csv), QuAIL's XML, all of them also packed, and members of
+an archive as `ARCHIVE.zip!PATTERN`. Rows of the well-known sets are understood: see
+`native_examples`.
 
 Splits are never drawn by question but by `group` (gold chunk, else article title, else id), so that
 what was asked in training is not asked again in other words.
@@ -11,17 +14,30 @@ what was asked in training is not asked again in other words.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.patterns import example_of
+from radit_ray.data import tasks
 from radit_ray.data.hub import PREFIX, SPLIT_NAMES, iter_hub, saved_splits
-from radit_ray.data.json_records import iter_json
-from radit_ray.data.native_examples import flat_squad, is_squad, iter_dpr, partial_example
+from radit_ray.data.native_examples import iter_dpr, partial_examples
+from radit_ray.data.native_files import (
+    archive_parts,
+    is_curated,
+    iter_curated,
+    iter_header_table,
+    iter_json_rows,
+    iter_quail_xml,
+    joined,
+    unpacked,
+)
 from radit_ray.data.records import (
     BadRows,
     OnBadRow,
@@ -31,13 +47,21 @@ from radit_ray.data.records import (
     stem,
     suffixes,
 )
-from radit_ray.data.rows import CATEGORIES, SPLITS, example_row
+from radit_ray.data.rows import CATEGORIES, SPLITS, WORD_METRICS, example_row, says_nothing
 from radit_ray.data.storage import exists, is_local, join, list_files, local
+from radit_ray.data.task_spec import Source
+
+
+def _iter_table(path: str) -> Iterator[Record]:
+    """A table with a header, CuratedTREC's lines, or DPR's questions."""
+    return iter_header_table(path) or (iter_curated if is_curated(path) else iter_dpr)(path)
+
 
 _READERS = {
-    **dict.fromkeys((".jsonl", ".json", ".ndjson", ".jsonlines"), iter_json),
+    **dict.fromkeys((".jsonl", ".json", ".ndjson", ".jsonlines"), iter_json_rows),
     **dict.fromkeys((".parquet", ".pq"), iter_parquet),
-    **dict.fromkeys((".txt", ".tsv", ".csv"), iter_dpr),
+    **dict.fromkeys((".txt", ".tsv", ".csv"), _iter_table),
+    ".xml": iter_quail_xml,
 }
 _NAMED = re.compile(rf"({'|'.join(SPLIT_NAMES)})=")
 
@@ -66,18 +90,17 @@ def read_examples(
     bad = BadRows(mode=on_bad_row, quarantine=quarantine)
     rows: list[dict[str, Any]] = []
     place_of: dict[str, str] = {}
-    for split, path in _files(spec):
-        for record, partial in _partial_rows(path, bad, category):
+    for source in _sources(spec):
+        found = []
+        for path, record, row in _source_rows(source, bad, task, category):
             place = f"{path}:{record.line}" + (f" (item {record.item})" if record.item else "")
-            row = _row(record, partial, path, split, task, category, bad)
-            if row is None:
-                continue
             if row["id"] in place_of:
                 reason = f"id {row['id']!r} is taken by {place_of[row['id']]}; make ids unique"
                 bad.report(path, record, reason)
                 continue
             place_of[row["id"]] = place
-            rows.append(row)
+            found.append(row)
+        rows += _limited(found, source.sample, seed) if source.sample else found
     if not rows:
         raise InputError(f"{spec}: no usable example; expected rows with `question` and `answers`")
     _cut_splits(rows, {"dev": dev_share, "eval": eval_share}, seed)
@@ -97,32 +120,107 @@ def _check(category: str, dev_share: float, eval_share: float, limit: int | None
         raise InputError(f"limit is {limit}; expected at least 1, or None for all examples")
 
 
+def first_example(spec: str) -> dict[str, Any]:
+    """The first row of a spec, without reading the rest."""
+    bad = BadRows()
+    for source in _sources(spec):
+        for _, _, row in _source_rows(source, bad, "", ""):
+            return row
+    raise InputError(f"{spec}: no usable example; expected rows with `question` and `answers`")
+
+
+def _source_rows(
+    source: Source, bad: BadRows, task: str, category: str
+) -> Iterator[tuple[str, Record, dict[str, Any]]]:
+    """(file, record, example row) of one source.
+
+    A task's ids begin with its name, so that those of different sets never meet; one that a file
+    repeats gets a number. The rows of a known set that its metric cannot judge ("The The", "---":
+    less than 1 in 1,000) are left out.
+    """
+    spec, taken = source.task, Counter[str]()
+    for path, name, record, partial in _partial_rows(source, bad, category):
+        own = _split(partial.get("split") or "train")
+        if source.only and own != source.only:
+            continue
+        partial["split"] = source.split or own
+        partial["id"] = partial.get("id") or f"{name}:{record.item or record.line}"
+        if spec is None:
+            row = _row(path, record, {**partial, "task": partial.get("task") or task}, category, bad)
+        else:
+            if spec.metric in WORD_METRICS and says_nothing(partial):
+                continue
+            taken[partial["id"]] += 1
+            again = f":{taken[partial['id']]}" if taken[partial["id"]] > 1 else ""
+            row = _row(path, record, _of_task(partial, source, again), category, bad)
+        if row is not None:
+            yield path, record, row
+
+
+def _split(name: Any) -> Any:
+    return SPLIT_NAMES.get(name.lower(), name) if isinstance(name, str) else name
+
+
+def _of_task(partial: dict[str, Any], source: Source, again: str) -> dict[str, Any]:
+    """A row of a task: its spec says what the set's own fields cannot."""
+    spec = source.task
+    assert spec is not None
+    answers = partial.get("answers") or []
+    if spec.metric == "regex":
+        answers = [*filter(None, map(example_of, answers[:1])), *answers]
+    return {
+        **partial,
+        "date": partial.get("date") or spec.date,
+        "answers": answers,
+        "id": f"{spec.name}/{partial['id']}{again}",
+        "task": spec.name,
+        "category": spec.category,
+        "template": spec.template,
+        "metric": spec.metric,
+        "scoring": spec.scoring,
+    }
+
+
 def _partial_rows(
-    path: str, bad: BadRows, category: str
+    source: Source, bad: BadRows, category: str
+) -> Iterator[tuple[str, str, Record, dict[str, Any]]]:
+    """(file, its name in ids, record, fields under the project's names) of one source."""
+    category = source.task.category if source.task else category
+    archive, pattern = archive_parts(source.path)
+    if not pattern:
+        for record, partial in _file_rows(source, source.path, bad, category):
+            yield source.path, stem(source.path), record, partial
+        return
+    with unpacked(archive, pattern) as members:
+        for member, path in members:
+            name = os.path.splitext(member)[0]
+            for record, partial in _file_rows(source, path, bad, category):
+                partial.setdefault("article", name.rpartition("/")[2])
+                yield f"{archive}!{member}", name, record, partial
+
+
+def _file_rows(
+    source: Source, path: str, bad: BadRows, category: str
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Records of one file with their fields under the project's names."""
     found = False
-    for record in _records(path):
+    for record in joined(path, _records(path, source)):
         found = True
         try:
             if record.fault:
                 raise InputError(record.fault)
-            if is_squad(record.value):
-                for partial in flat_squad(record.value, category):
-                    yield record, partial
-                continue
-            partial = partial_example(record.value)
+            partials = list(partial_examples(record.value, category))
         except InputError as error:
             bad.report(path, record, str(error))
             continue
-        yield record, partial
-    if not found:
+        for partial in partials:
+            yield record, partial
+    if not found and not archive_parts(source.path)[1]:
         raise InputError(f"{path}:1: the file holds no rows; remove it or write it again")
 
 
-def _records(path: str) -> Iterator[Record]:
+def _records(path: str, source: Source) -> Iterator[Record]:
     if path.startswith(PREFIX) or (is_local(path) and saved_splits(local(path))):
-        return iter_hub(path)
+        return _hub_records(path, source)
     if not path or not exists(path):
         raise InputError(f"{path!r}: no such file or folder; check the path")
     endings = suffixes(path)
@@ -132,43 +230,66 @@ def _records(path: str) -> Iterator[Record]:
     return _READERS[endings[-1]](path)
 
 
+def _hub_records(path: str, source: Source) -> Iterator[Record]:
+    try:
+        yield from iter_hub(path)
+    except InputError as error:
+        if source.task is None:
+            raise
+        files = source.task.files_of(source.task.split)[0] or "no native file is known"
+        raise InputError(
+            f"task {source.task.name!r} is neither below {tasks.data_folder()} ({files}) nor on "
+            f"the hub: {error}"
+        ) from None
+
+
 def _row(
-    record: Record,
-    partial: dict[str, Any],
-    path: str,
-    split: str,
-    task: str,
-    category: str,
-    bad: BadRows,
+    path: str, record: Record, partial: dict[str, Any], category: str, bad: BadRows
 ) -> dict[str, Any] | None:
     default = "multiple-choice" if partial.get("choices") else "open-domain-qa"
-    own = partial.get("split") or "train"
     try:
-        return example_row(
-            {
-                **partial,
-                "id": partial.get("id") or f"{stem(path)}:{record.item or record.line}",
-                "task": partial.get("task") or task,
-                "category": partial.get("category") or category or default,
-                "split": split or (SPLIT_NAMES.get(own, own) if isinstance(own, str) else own),
-            }
-        )
+        return example_row({**partial, "category": partial.get("category") or category or default})
     except InputError as error:
         bad.report(path, record, str(error))
         return None
 
 
-def _files(spec: str) -> list[tuple[str, str]]:
-    """(split or "", path) of every file, in order."""
-    if _NAMED.match(spec):
-        parts = re.split(rf",\s*(?={_NAMED.pattern.replace('(', '(?:', 1)})", spec)
-        named = [part.strip().split("=", 1) for part in parts]
-        return [(SPLIT_NAMES[name], path) for name, path in named]
+def _sources(spec: str) -> list[Source]:
+    """What a spec names, in order."""
     if not spec.strip():
         raise InputError("the examples are an empty string; give a file, a folder or hf:NAME")
-    if is_local(spec) and os.path.isdir(local(spec)):
-        return _folder_files(local(spec))
-    return [("", spec)]
+    found = []
+    for part in _parts(spec):
+        named = _NAMED.match(part)
+        split = SPLIT_NAMES[named[1]] if named else ""
+        path = part[named.end() :] if named else part
+        if path.startswith(tasks.PREFIX):
+            found += [
+                dataclasses.replace(source, split=split or source.split)
+                for source in tasks.sources(path)
+            ]
+        elif named:
+            found.append(Source(path=path, split=split))
+        elif is_local(path) and os.path.isdir(local(path)):
+            found += [Source(path=p, split=name) for name, p in _folder_files(local(path))]
+        else:
+            found.append(Source(path=path))
+    return found
+
+
+def _parts(spec: str) -> list[str]:
+    """The items of a comma list. A comma inside a path stays: a new item begins with a split or
+    with `task:`, or follows a task.
+    """
+    parts: list[str] = []
+    for text in spec.split(","):
+        item = text.strip()
+        after_task = bool(parts) and _NAMED.sub("", parts[-1], count=1).startswith(tasks.PREFIX)
+        if not parts or after_task or _NAMED.match(item) or item.startswith(tasks.PREFIX):
+            parts.append(item)
+        else:
+            parts[-1] += f",{text}"
+    return parts
 
 
 def _folder_files(folder: str) -> list[tuple[str, str]]:

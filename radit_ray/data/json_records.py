@@ -29,8 +29,9 @@ from radit_ray.data.records import (
 _SPACE = re.compile(r"[\s,]*")
 
 
-def iter_json(path: str) -> Iterator[Record]:
-    """The objects of a JSON-lines file, of a `[...]` list, or of one indented object.
+def iter_json(path: str, *, lists: bool = False) -> Iterator[Record]:
+    """The objects of a JSON-lines file, of a `[...]` list, or of one indented object; with `lists`
+    also the lists in it.
 
     The content decides. Only for a first line that is no JSON does the name: `.json` may be
     indented, while in `.jsonl` that one line is bad.
@@ -41,7 +42,7 @@ def iter_json(path: str) -> Iterator[Record]:
         newline != "" and ".json" in suffixes(path) and parse_json(Record(line=1, raw=first)).fault
     )
     if head.startswith("[") or indented:
-        yield from _iter_json_values(path, in_list=head.startswith("["))
+        yield from _iter_json_values(path, in_list=head.startswith("["), lists=lists)
         return
     for record in iter_lines(path):
         yield record if record.fault else parse_json(record)
@@ -56,14 +57,14 @@ def parse_json(record: Record) -> Record:
     return _object(record.line, value, record.raw)
 
 
-def _object(line: int, value: Any, raw: str) -> Record:
-    if not isinstance(value, dict):
+def _object(line: int, value: Any, raw: str, *, lists: bool = False) -> Record:
+    if not isinstance(value, dict) and not (lists and isinstance(value, list)):
         fault = f"a JSON {type(value).__name__}, not an object; one {{...}} a row was expected"
         return Record(line=line, raw=raw, fault=fault)
     return Record(line=line, value=value, raw=raw)
 
 
-def _iter_json_values(path: str, *, in_list: bool) -> Iterator[Record]:
+def _iter_json_values(path: str, *, in_list: bool, lists: bool) -> Iterator[Record]:
     """Streams the values of `[...]`, or values one after the other; the buffer holds the largest.
 
     Commas are not checked; a value that cannot be parsed ends the file, since nothing says where
@@ -88,7 +89,8 @@ def _iter_json_values(path: str, *, in_list: bool) -> Iterator[Record]:
                 fault = _broken_json(error)
             else:
                 item += 1
-                record = _object(line, value, buffer[position : min(end, position + RAW_CHARS)])
+                raw = buffer[position : min(end, position + RAW_CHARS)]
+                record = _object(line, value, raw, lists=lists)
                 yield dataclasses.replace(record, item=item if in_list else 0)
                 line += buffer.count("\n", position, end)
                 position = end

@@ -1,16 +1,20 @@
 """Rows of the well-known question sets in, the same fields under the project's names out.
 
+A row is told by the names of its fields (`SHAPES`), so that a set is understood from any file and
+from the hub. What a set does beyond other names stands in `native_choices`, `native_chains` and
+`native_texts`; the rest here:
+
 | set | what is different |
 |---|---|
-| NQ-open, GSM8K | `answer`: a list or a string |
-| SituatedQA | `edited_question`; ids repeat, so they become the `group` |
+| NQ-open | `answer`: a list or a string |
 | WebQuestions | `qId`, `qText` |
 | StrategyQA | `answer`: true or false, here "yes" or "no" |
-| RealtimeQA, AQuA | the answer as index or letter of the choices |
+| AQuA | the answer as letter of the options |
 | SQuAD JSON (XQuAD, SQuADShifts, COVID-QA, PolicyQA) | nested; see `flat_squad` |
 | SQuAD on the hub | `answers`: {"text": [...]} |
 | TriviaQA on the hub | `answer`: {"value", "aliases"} |
-| MMLU, ARC, CommonsenseQA | `choices` as texts or {"text", "label"}, the answer as index or label |
+| ARC, CommonsenseQA | `choices` as texts or {"text", "label"}, the answer as index or label |
+| CuratedTREC | the answers are patterns; a text that fits is put before them |
 | DPR question files | `question TAB ['answer', ...]` a line |
 """
 
@@ -20,20 +24,134 @@ import ast
 import datetime
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from radit_ray.core.errors import InputError
+from radit_ray.core.patterns import example_of
+from radit_ray.data import native_chains as chains
+from radit_ray.data import native_choices as choices
+from radit_ray.data import native_texts as texts
 from radit_ray.data.documents import split_tsv
+from radit_ray.data.native_texts import UNANSWERABLE
 from radit_ray.data.records import Record, iter_lines
 
-UNANSWERABLE = "I don't know"  # RA-DIT's footnote 3: what SQuAD v2's unanswerable questions get
+Native = Mapping[str, Any]
+Shape = Callable[[Native], Iterator[Native]]
+
 _ALIASES = {
-    "id": ("id", "_id", "qId", "question_id", "example_id"),
+    "id": ("id", "_id", "qId", "qid", "question_id", "example_id"),
     "question": ("question", "qText"),
     "answers": ("answers", "answer", "answerKey"),
 }
-_SAME = ("task", "split", "category", "query", "context", "group", "exclude_ids")
+_SAME = (
+    *("task", "split", "category", "query", "context", "group", "article", "exclude_ids"),
+    *("template", "metric", "scoring"),
+)
+
+# The first line whose fields a row has. A shape behind a category is only for that one.
+SHAPES: tuple[tuple[str, Shape], ...] = (
+    ("question_sentence", choices.realtimeqa),
+    ("edited_question", texts.situatedqa),
+    ("instruction output answer", choices.llm_adapters),
+    ("instruction instances", texts.self_instruct),
+    ("choice0 choice1 choice2 choice3 answer", choices.mmlu),
+    ("question passage answer", choices.boolq),
+    ("goal sol1 sol2", choices.piqa),
+    ("question answerA answerB answerC", choices.siqa),
+    ("ctx endings label", choices.hellaswag),
+    ("sentence option1 option2 answer", choices.winogrande),
+    ("question_stem choices", choices.openbookqa),
+    ("premise choice1 choice2 question label", choices.xcopa),
+    ("correct_answer_id answers context", choices.quail),
+    ("dialogue", choices.dream),
+    ("answer_index question", choices.quarel),
+    ("Problem options correct", choices.math_qa),
+    ("q_text q_op1 q_ans", chains.ecqa),
+    ("problem solution", chains.competition_math),
+    ("input output", texts.kilt),
+    ("claim label", texts.claim),
+    ("question answer supporting_facts", texts.hotpotqa),
+    ("question possible_answers", texts.popqa),
+    ("question ground_truth", texts.retrievalqa),
+    ("question false_premise answer_0", texts.freshqa),
+    ("questions paras", texts.timeqa),
+    ("question_text original_nq_answers", texts.qed),
+    ("question ctxs nq_annotated_gold", texts.nq_oracle),
+    ("query passages answers", texts.ms_marco),
+    ("question document_title answer label", texts.wiki_qa),
+    ("RawQuestion Parses", texts.freebase_qa),
+    ("Questions", texts.freebase_qa),
+    ("story questions answers", texts.coqa),
+    ("passage question answers_spans", texts.drop_row),
+    ("document question answers", texts.narrativeqa),
+    ("pubid question context final_decision", texts.pubmed_qa),
+    ("article highlights", texts.cnn_dailymail),
+    ("sub_label obj_label", texts.lama),
+    ("subject relation object", texts.triple),
+    ("message_tree_id prompt", texts.openassistant),
+    ("history whoSawDoc", texts.cmu_dog),
+    ("evidence history response", texts.faithdial),
+    ("base_prompt answer", texts.legalbench),
+    ("prompt completion", texts.t0),
+)
+BY_CATEGORY: dict[str, tuple[tuple[str, Shape], ...]] = {
+    "chain-of-thought": (
+        ("question options rationale correct", chains.aqua_rat),
+        ("question facts answer", chains.strategyqa),
+        ("question answer", chains.gsm8k),
+    ),
+}
+KEYED: tuple[tuple[str, Shape], ...] = (  # one object that holds all rows by id; `key` is that id
+    ("text answers", texts.pat_questions),
+    ("QUESTION final_decision", texts.pubmed_qa),
+    ("passage qa_pairs", texts.drop),
+)
+
+
+def partial_examples(value: Native, category: str) -> Iterator[dict[str, Any]]:
+    """The examples of one native row, which may hold none or several.
+
+    InputError where a row has a set's fields, but not their shape.
+    """
+    if is_squad(value):
+        yield from flat_squad(value, category)
+        return
+    shape, rows = _shape_of(value, category)
+    if shape is None:
+        yield partial_example(value)
+        return
+    name = getattr(shape, "__name__", "")
+    for row in rows:
+        try:
+            found = list(shape(row))
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"a row like those of {name} with another shape ({error!r}); see its format in "
+                "radit_ray/data/native_*.py"
+            ) from error
+        yield from map(partial_example, found)
+
+
+def _shape_of(value: Native, category: str) -> tuple[Shape | None, list[Native]]:
+    """The shape of a row and the rows to give it: itself, or those that it holds by id."""
+    data = value.get("data")
+    if isinstance(data, list) and data and isinstance(data[0], Mapping) and "story" in data[0]:
+        return texts.coqa, [value]
+    answers = value.get("answers")
+    if isinstance(answers, Mapping) and "answer_start" in answers and "context" in value:
+        return lambda row: texts.squad_row(row, category), [value]
+    for names, shape in (*BY_CATEGORY.get(category, ()), *SHAPES):
+        if value.keys() >= set(names.split()):
+            return shape, [value]
+    inner = next(iter(value.values()), None)
+    if isinstance(inner, Mapping):
+        for names, shape in KEYED:
+            if inner.keys() >= ({names} if names == "text answers" else set(names.split())):
+                return shape, [{**row, "key": key} for key, row in value.items()]
+    return None, []
 
 
 def partial_example(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,15 +170,15 @@ def partial_example(value: Mapping[str, Any]) -> dict[str, Any]:
     if date is not None:
         is_date = isinstance(date, datetime.date)
         partial["date"] = date.isoformat() if is_date else str(date) if _is_number(date) else date
-    texts, labels = _choices(value.get("choices"))
-    if texts:
-        partial["choices"] = texts
-    partial["answers"] = _answers(_first(value, _ALIASES["answers"]), texts, labels)
+    options, labels = _choices(value.get("choices"))
+    if options:
+        partial["choices"] = options
+    partial["answers"] = _answers(_first(value, _ALIASES["answers"]), options, labels)
     gold = value.get("gold_ids") or value.get("gold_pid")
     if gold:
         partial["gold_ids"] = [gold] if isinstance(gold, str) else gold
     if isinstance(value.get("title"), str):
-        partial["article"] = value["title"]
+        partial.setdefault("article", value["title"])
     group = value.get("group") or value.get("gold_pid") or value.get("title")
     if group:
         partial["group"] = str(group) if _is_number(group) else group
@@ -82,12 +200,6 @@ def _flat(value: Mapping[str, Any]) -> Mapping[str, Any]:
         choices = question.get("choices") or []
         columns = {name: [choice.get(name) for choice in choices] for name in ("label", "text")}
         return {**value, "question": question["stem"], "choices": columns}
-    if "question_sentence" in value:  # RealtimeQA: answers are indices, written as strings
-        indices = [int(text) if str(text).isdigit() else text for text in value.get("answer") or []]
-        date = value.get("question_date")
-        return {**value, "question": value["question_sentence"], "answer": indices, "date": date}
-    if "edited_question" in value:  # SituatedQA: one id for all dates and places of a question
-        return {**value, "question": value["edited_question"], "id": None, "group": value.get("id")}
     if "options" in value and "correct" in value:  # AQuA: "A)21"
         texts = [re.sub(r"^[A-Z]\)\s*", "", str(text)) for text in value["options"]]
         return {**value, "choices": texts, "answer": value["correct"]}
@@ -105,7 +217,7 @@ def _choices(found: Any) -> tuple[list[Any], list[Any]]:
     return found, [chr(ord("A") + index) for index in range(len(found))]
 
 
-def _answers(found: Any, texts: list[Any], labels: list[Any]) -> list[Any]:
+def _answers(found: Any, options: list[Any], labels: list[Any]) -> list[Any]:
     if isinstance(found, Mapping):
         texts_of = found.get("text")
         if texts_of is None:
@@ -114,19 +226,19 @@ def _answers(found: Any, texts: list[Any], labels: list[Any]) -> list[Any]:
     if found is None:
         return []
     answers = list(found) if isinstance(found, list | tuple) else [found]
-    return [_choice_text(answer, texts, labels) for answer in answers]
+    return [_choice_text(answer, options, labels) for answer in answers]
 
 
-def _choice_text(answer: Any, texts: list[Any], labels: list[Any]) -> Any:
+def _choice_text(answer: Any, options: list[Any], labels: list[Any]) -> Any:
     """The text of the choice that an index (from 0) or a label names; anything else as it is."""
-    if _is_number(answer) and texts:
-        if not 0 <= answer < len(texts):
-            raise InputError(f"answer {answer} is no index of {len(texts)} choices, from 0")
-        return texts[answer]
+    if _is_number(answer) and options:
+        if not 0 <= answer < len(options):
+            raise InputError(f"answer {answer} is no index of {len(options)} choices, from 0")
+        return options[answer]
     if isinstance(answer, bool):
         return "yes" if answer else "no"
-    if answer not in texts and answer in labels and len(labels) == len(texts):
-        return texts[labels.index(answer)]
+    if answer not in options and answer in labels and len(labels) == len(options):
+        return options[labels.index(answer)]
     return answer
 
 

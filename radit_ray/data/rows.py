@@ -1,7 +1,11 @@
 """The rows that travel between stages, as Arrow schemas, and the one way to make an example row.
 
 Goes in: a partial example (a dict with at least `id`, `question`, `answers`). Comes out: a row with
-every field of `EXAMPLE`. An empty string or list stands for "none"; no field is ever null. A ranked
+every field of `EXAMPLE`. An empty string or list stands for "none"; no field is ever null.
+`template`, `metric` and `scoring` say how an example is asked and judged where its category does not
+(the tables of `tasks`, or any user's file): a template of Table 12, a metric of `core.metrics`, a
+scoring of choices. With metric "regex" the answers are patterns, the first one also a text that may
+be shown. A ranked
 row is an example plus its K chunks, best first; a scored row adds the log-probability (nats, summed
 over the answer's tokens) that the LM gives the answer under each chunk.
 """
@@ -9,12 +13,14 @@ over the answer's tokens) that the LM gives the answer under each chunk.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.core.metrics import contains_answer
+from radit_ray.core.metrics import METRICS, Scoring, contains_answer, contains_pattern, normalize
+from radit_ray.core.patterns import compiled
+from radit_ray.core.templates import INSTRUCTIONS
 
 SPLITS = ("train", "dev", "eval")
 CATEGORIES = (
@@ -30,6 +36,16 @@ CATEGORIES = (
     "entity-linking",
     "plain",  # no retrieval: the question as it stands
 )
+
+_ALLOWED: dict[str, tuple[str, ...]] = {
+    "split": SPLITS,
+    "category": CATEGORIES,
+    "template": tuple(INSTRUCTIONS),
+    "metric": tuple(METRICS),
+    "scoring": get_args(Scoring),
+}
+WORD_METRICS = ("em", "f1", "ends")  # of normalised words
+_OPTIONAL = {"template", "metric", "scoring"}  # "" = by the category; em; nll
 
 _STRINGS = pa.list_(pa.string())
 _FLOATS = pa.list_(pa.float32())
@@ -57,6 +73,9 @@ EXAMPLE_DEFAULTS: dict[str, Any] = {
     "article": "",
     "gold_ids": [],
     "exclude_ids": [],
+    "template": "",
+    "metric": "",
+    "scoring": "",
 }
 EXAMPLE = _schema(
     {
@@ -104,8 +123,9 @@ def hits_of(row: dict[str, Any]) -> list[bool]:
 
 
 def answer_hits(row: dict[str, Any]) -> list[bool]:
-    """Which of a ranked row's chunks contain an answer string (DPR's criterion)."""
-    return [contains_answer(text, row["answers"]) for text in row["texts"]]
+    """Which of a ranked row's chunks contain an answer (DPR's criterion), string or pattern."""
+    found = contains_pattern if row["metric"] == "regex" else contains_answer
+    return [found(text, row["answers"]) for text in row["texts"]]
 
 
 def example_row(partial: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
@@ -145,9 +165,42 @@ def _check_example(row: Mapping[str, Any], place: str) -> None:
         raise InputError(
             f"{place}example {row['id']!r} has no answer; `answers` needs a non-empty string"
         )
-    for name, allowed in (("split", SPLITS), ("category", CATEGORIES)):
-        if row[name] not in allowed:
+    for name, allowed in _ALLOWED.items():
+        if row[name] not in allowed and (row[name] or name not in _OPTIONAL):
             raise InputError(f"{place}unknown {name} {row[name]!r}{nearest(row[name], allowed)}")
+    _check_answers(row, place)
+
+
+def says_nothing(row: Mapping[str, Any]) -> bool:
+    """Whether no answer keeps a word when it is normalised, so that an empty prediction would be
+    right; choices are told apart by their number, and a corpus example is not judged.
+    """
+    if row.get("choices") or row.get("category") == "corpus":
+        return False
+    answers = [answer for answer in row.get("answers") or () if isinstance(answer, str)]
+    return bool(answers) and not any(normalize(answer) for answer in answers)
+
+
+def _check_answers(row: Mapping[str, Any], place: str) -> None:
+    """InputError where an answer could never be found right, or nothing would be."""
+    if row["metric"] == "regex":
+        try:
+            for answer in row["answers"]:
+                compiled(answer)
+        except InputError as error:
+            raise InputError(f"{place}example {row['id']!r}: {error}") from None
+    empty = [number for number, text in enumerate(row["choices"], start=1) if not text.strip()]
+    if empty:
+        raise InputError(
+            f"{place}choice {empty[0]} of {len(row['choices'])} of example {row['id']!r} is empty; "
+            "fill `choices` or drop the row"
+        )
+    if (row["metric"] or "em") in WORD_METRICS and says_nothing(row):
+        raise InputError(
+            f"{place}answer {row['answers'][0][:80]!r} of example {row['id']!r} normalises to "
+            "nothing (no articles, no punctuation), so an empty prediction would be right; give "
+            "one with a word in it, or set `metric` to accuracy"
+        )
     if row["choices"] and not set(row["answers"]) & set(row["choices"]):
         raise InputError(
             f"{place}no answer of example {row['id']!r} ({row['answers'][0][:80]!r}) is one of its "

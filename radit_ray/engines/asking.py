@@ -39,7 +39,7 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
         raise InputError(f"variant {variant!r} answers with demonstrations; ask another variant")
     record = {name: inside_run(run, made[name]) for name in ("lm", "query_encoder", "index")}
     # an answer is not known: the row only needs one to be complete
-    row = example_row({"id": "ask", "question": question, "answers": ["?"], "split": "eval"})
+    row = example_row({"id": "ask", "question": question, "answers": ["unknown"], "split": "eval"})
     fields = ("k", "ensemble", "t_r", "template", "max_new_tokens", "max_answers", "eos_token")
     chosen = Variant(name=variant, lm=record["lm"], **{name: made[name] for name in fields})
     index = ShardedIndex.open(record["index"], nprobe=made["nprobe"], remote=False)

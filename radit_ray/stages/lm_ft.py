@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.core.losses import answer_nll
-from radit_ray.core.mixing import capped_weights, mix
+from radit_ray.core.mixing import CAP, SHARES, capped_weights, mix
 from radit_ray.core.templates import (
     ANSWER_S,
     GOLD_CONTEXT,
@@ -90,9 +90,9 @@ class LmFtConfig:
     schedule: str = "cosine"  # or "linear"
     weight_decay: float = 0.0
     clip: float = 1.0  # largest gradient norm, 0 = none
-    cap: int = 7500  # examples of a task that count for its weight
+    cap: int = CAP  # examples of a task that count for its weight
     shares: dict[str, float] = dataclasses.field(
-        default_factory=lambda: {"corpus": 0.10, "oasst1": 0.05}
+        default_factory=lambda: dict(SHARES)
     )  # fixed share of a task, where it is present
     max_answer_tokens: int = 512  # longer answers are cut, without EOS
     eval_every: int = 100  # steps between two looks at dev

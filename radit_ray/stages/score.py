@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from radit_ray.core.errors import InputError
-from radit_ray.core.mixing import capped_weights, mix
+from radit_ray.core.mixing import CAP, capped_weights, mix
 from radit_ray.core.retrieval import TAU_DEFAULTS, fit_t_r, lsr_target
 from radit_ray.data import rows, storage
 from radit_ray.data.artifacts import (
@@ -60,7 +60,7 @@ class ScoreConfig:
     num_examples: int = (
         0  # R-ft examples to score; 0 = as many as the mix allows without repeating one
     )
-    cap: int = 7500  # examples of a task that count for its weight
+    cap: int = CAP  # examples of a task that count for its weight
     dev_limit: int = 500  # dev examples scored as well
     # "fp32", "bf16", or "auto": bf16 where it is fast and the target differs by < 0.01 nat
     precision: str = "auto"
