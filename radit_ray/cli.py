@@ -50,6 +50,7 @@ start here
 whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
   radit report RUN a finished run's report.html, and its tables as Markdown
+  radit tasks      the question sets known by name; radit tasks NAME shows one example of it
   radit doctor     what this machine offers and what is missing
 
 the demo's world
@@ -79,7 +80,8 @@ class RunArgs:
     retriever: str = ""  # base retriever: id, folder, preset, or "QUERY_PATH,CONTEXT_PATH"
     preset: str = ""  # dragon-plus, dpr, contriever, e5, minilm
     corpus: str = ""  # your documents
-    examples: str = ""  # your questions with answers; without them R-ft uses the corpus alone
+    # your questions with answers, or task:NAME[:SPLIT]; without them R-ft uses the corpus alone
+    examples: str = ""
     limit: int = (
         0  # at most this many examples of each split, for a short run; the corpus stays whole
     )
@@ -131,6 +133,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "run": _run,
         "ask": _ask,
         "report": _report,
+        "tasks": _tasks,
         "world-lm": _world_lm,
         "doctor": _doctor,
     }
@@ -323,6 +326,23 @@ def _report(arguments: Sequence[str]) -> None:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise InputError("usage: radit report RUN (a folder with results.json)")
     report(arguments[0])
+
+
+def _tasks(arguments: Sequence[str]) -> None:
+    """`radit tasks [NAME[:SPLIT]] [--json]`."""
+    import tyro
+
+    about = "Question sets known by name, for --examples task:NAME[:SPLIT]; of NAME one example."
+    name = tyro.conf.arg(help="a task, to see one example as the LM will; NAME:SPLIT for another")
+    fields: list[Any] = [
+        ("name", Annotated[str, tyro.conf.Positional, name], ""),
+        ("json", Annotated[bool, tyro.conf.arg(help="print JSON")], False),
+    ]
+    kind = dataclasses.make_dataclass("TasksArgs", fields, frozen=True)
+    args = _parse(kind, arguments, "radit tasks", about)
+    from radit_ray.commands import tasks
+
+    tasks(args.name, as_json=args.json)
 
 
 def _doctor(arguments: Sequence[str]) -> None:

@@ -113,8 +113,9 @@ def _squad_inputs(recipe: Recipe, output: str) -> Recipe:
     """squad_open and the pages around it, from $RADIT_DATA, else from ../shared/data."""
     from radit_ray.data.distractors import write_distractors
     from radit_ray.data.readers import iter_documents
+    from radit_ray.data.tasks import data_folder
 
-    root = os.environ.get("RADIT_DATA", os.path.join("..", "shared", "data"))
+    root = data_folder()
     folder = os.path.join(root, "squad_open")
     if not os.path.isdir(folder):
         raise InputError(
@@ -167,6 +168,19 @@ def report(folder: str) -> None:
         raise InputError(f"{folder}: no results.json, expected the folder of a finished run")
     print(page(storage.read_json(file)))
     print(f"radit: {write_report(folder)}: open it in a browser", file=sys.stderr)
+
+
+def tasks(name: str, *, as_json: bool = False) -> None:
+    """Prints the list of tasks, or one task's first example as the LM will see it."""
+    from radit_ray.data.tasks import listing
+    from radit_ray.report.tasks import example_text, task_example, tasks_text
+
+    if name:
+        found = task_example(name)
+        print(json.dumps(found, ensure_ascii=False) if as_json else example_text(found))
+        return
+    entries = list(listing())
+    print(json.dumps(entries) if as_json else tasks_text(entries))
 
 
 def doctor() -> None:

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from radit_ray.core.errors import InputError
 
 _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(,?)(\d*)\}")
-_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[*+?]\??|\{\d*,?\d*\}\??|[()|]|[^\\]", re.DOTALL)
+_TOKEN = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[*+?]\??|\{\d*,?\d*\}\??|[()|]|[^\\]", re.DOTALL
+)
 _ANYTHING_TWICE = re.compile(r"(?<!\\)\.[*+]\??\.[*+]")
 MAX_REPEATS = 10  # of a group that varies in length: ((Bardeen|Shockley).*){3} is real
 
@@ -83,9 +85,10 @@ def example_of(pattern: str) -> str:
     what may be left out.
 
     >>> example_of(r"Sept?(ember)?|Feb"), example_of(r"New\\s?York"), example_of(r"\\d+")
-    ('Sep', 'New York', '')
+    ('Feb', 'New York', '')
     """
-    for branch in _branches(pattern):
+    # the plainest alternative first, which says most as it stands
+    for branch in sorted(_branches(pattern), key=lambda text: len(_SPECIAL.findall(text))):
         text = re.sub(r"\\b|\^|\$|\(\?:", lambda found: "(" if found[0] == "(?:" else "", branch)
         text = re.sub(r"\\s[*+?]?|\.[*+]", " ", text)
         while (shorter := _INNER.sub(_first_branch, text)) != text:
@@ -106,6 +109,7 @@ def _fits_itself(text: str) -> bool:
         return False
 
 
+_SPECIAL = re.compile(r"\\[a-zA-Z]|(?<!\\)[()\[\]*+?.{]")
 _INNER = re.compile(r"\(([^()]*)\)(\??)|\[([^\]^\\])[^\]\\]*\](\??)")
 
 

@@ -6,8 +6,9 @@ background, in that order, when the whole is too long. An instruction ends witho
 the answer is appended as `" " + answer`.
 
 An example is a plain row with `id, category, question` and, where they apply, `query, answers,
-choices, context, template`. Where the paper's table is silent (a multiple-choice question with a context,
-BoolQ's passage, several turns in one string) the choice stands at the line and in docs/method.md.
+choices, context, template`. Where the paper's table is silent (a multiple-choice question with a
+context, BoolQ's passage, several turns in one string) the choice stands at the line and in
+docs/method.md.
 
 >>> row = {"id": "1", "category": "open-domain-qa", "question": "who wrote emma"}
 >>> eval_prompt(row, chunk=("Emma", "Emma is a novel by Jane Austen.")).text

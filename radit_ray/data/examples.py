@@ -4,8 +4,8 @@ A spec is one file, a folder with files named by split (`train.jsonl`, `dev` or 
 or `test`), `train=PATH,dev=PATH,eval=PATH` in any subset, `hf:NAME[:CONFIG][:SPLIT]`, or
 `task:NAME[:SPLIT]` (see `tasks`); tasks and what has a split in front may be mixed in one comma
 list. Formats: JSONL, JSON list, Parquet, SQuAD JSON, tables with a header (.csv .tsv), DPR's
-`question TAB ['answer', ...]` (.txt .tsv .csv), QuAIL's XML, all of them also packed, and members of
-an archive as `ARCHIVE.zip!PATTERN`. Rows of the well-known sets are understood: see
+`question TAB ['answer', ...]` (.txt .tsv .csv), QuAIL's XML, all of them also packed, and members
+of an archive as `ARCHIVE.zip!PATTERN`. Rows of the well-known sets are understood: see
 `native_examples`.
 
 Splits are never drawn by question but by `group` (gold chunk, else article title, else id), so that
@@ -135,8 +135,8 @@ def _source_rows(
     """(file, record, example row) of one source.
 
     A task's ids begin with its name, so that those of different sets never meet; one that a file
-    repeats gets a number. The rows of a known set that its metric cannot judge ("The The", "---":
-    less than 1 in 1,000) are left out.
+    repeats gets a number. Rows of known sets that no metric over words can judge ("The The", "---":
+    less than 1 in 1,000) are left out; among a user's own rows they are an error.
     """
     spec, taken = source.task, Counter[str]()
     for path, name, record, partial in _partial_rows(source, bad, category):
@@ -145,16 +145,23 @@ def _source_rows(
             continue
         partial["split"] = source.split or own
         partial["id"] = partial.get("id") or f"{name}:{record.item or record.line}"
+        metric = spec.metric if spec else partial.get("metric") or "em"
+        if metric in WORD_METRICS and says_nothing(partial) and (spec or not _is_own(record)):
+            continue
         if spec is None:
-            row = _row(path, record, {**partial, "task": partial.get("task") or task}, category, bad)
+            partial["task"] = partial.get("task") or task
+            row = _row(path, record, partial, category, bad)
         else:
-            if spec.metric in WORD_METRICS and says_nothing(partial):
-                continue
             taken[partial["id"]] += 1
             again = f":{taken[partial['id']]}" if taken[partial["id"]] > 1 else ""
             row = _row(path, record, _of_task(partial, source, again), category, bad)
         if row is not None:
             yield path, record, row
+
+
+def _is_own(record: Record) -> bool:
+    """Whether a row is in the project's own fields, so that somebody can mend it."""
+    return isinstance(record.value, dict) and isinstance(record.value.get("answers"), list)
 
 
 def _split(name: Any) -> Any:
@@ -236,10 +243,10 @@ def _hub_records(path: str, source: Source) -> Iterator[Record]:
     except InputError as error:
         if source.task is None:
             raise
-        files = source.task.files_of(source.task.split)[0] or "no native file is known"
+        files = source.instead_of or "it has no known file"
         raise InputError(
-            f"task {source.task.name!r} is neither below {tasks.data_folder()} ({files}) nor on "
-            f"the hub: {error}"
+            f"task {source.task.name!r} is neither below {tasks.data_folder()} ({files}; set "
+            f"RADIT_DATA) nor on the hub: {error}"
         ) from None
 
 

@@ -8,8 +8,8 @@
 | competition math | `problem` | `solution` | its last \\boxed{...} |
 | StrategyQA | `question` | `facts` | yes or no |
 
-The first answer is the chain, a space and the answer (Table 10), on one line since decoding stops at
-the first newline; the second is the answer alone, for the metric `ends`.
+The first answer is the chain, a space and the answer (Table 10), on one line since decoding stops
+at the first newline; the second is the answer alone, for the metric `ends`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 |---|---|
 | MMLU (CSV) | `choice0` ... `choice3`, the answer as index |
 | BoolQ | `passage`; the answer true or false, here "yes" or "no" |
-| PIQA, Social IQa | `sol1 sol2`, `answerA answerB answerC`; `label` in the row or in `X-labels.lst` |
+| PIQA, Social IQa | `sol1 sol2`, `answerA ...`; `label` in the row or in `X-labels.lst` |
 | HellaSwag | `ctx`, `endings`, `label` |
 | WinoGrande | `sentence` with a blank `_`, `option1 option2`, the answer 1 or 2 |
 | OpenBookQA on the hub | `question_stem` |
@@ -141,7 +141,8 @@ def llm_adapters(row: Native) -> Iterator[Native]:
     """LLM-Adapters' rewording of ARC, OpenBookQA, PIQA, SIQA, WinoGrande, SciQ, BoolQ, MathQA."""
     text = str(row["instruction"])
     if ", The options: " in text:
-        yield _adapters_math(*text.split(", The options: ", 1), str(row["answer"]))
+        asked, _, options = text.partition(", The options: ")
+        yield _adapters_math(asked, options, str(row["answer"]))
         return
     body = _TAIL.sub("", _HEAD.sub("", text))
     question, *parts = _OPTION.split(body)

@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from radit_ray.core.errors import InputError
-from radit_ray.core.patterns import example_of
 from radit_ray.data import native_chains as chains
 from radit_ray.data import native_choices as choices
 from radit_ray.data import native_texts as texts
@@ -298,6 +297,6 @@ def _dpr_record(record: Record) -> Record:
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             answers = None
         if isinstance(answers, list | tuple) and all(isinstance(item, str) for item in answers):
-            value = {"question": fields[0], "answers": list(answers)}
+            value = {"question": fields[0], "answer": list(answers)}
             return Record(line=record.line, raw=record.raw, value=value)
     return Record(line=record.line, raw=record.raw, fault=fault)

@@ -3,13 +3,13 @@
 | file | record |
 |---|---|
 | .csv .tsv with a header line | one dict a row, by the header |
-| .csv .tsv .txt without | `question TAB ['answer', ...]` (DPR), or CuratedTREC's `id type question pattern` |
+| .csv .tsv .txt without | DPR's `question TAB ['answer', ...]`; CuratedTREC's four columns |
 | .xml | QuAIL's questions |
 | `ARCHIVE!PATTERN` | the members of a .zip or .tar (packed or not) whose name fits the pattern |
 
 What belongs to a file but stands beside it is added to its records (`joined`): labels of PIQA and
-SIQA, LegalBench's prompt, the ids of PubMedQA's test split, the relation in a T-REx file's name; and
-OpenAssistant's messages become trees.
+SIQA, LegalBench's prompt, the ids of PubMedQA's test split, the relation in a T-REx file's name;
+and OpenAssistant's messages become trees.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ _HEADERS = {"question", "answer", "answers", "response", "object", "q_text"}
 
 def iter_header_table(path: str) -> Iterator[Record] | None:
     """The rows of a CSV or TSV file by its header; None where the first line is no header."""
-    with contextlib.closing(iter_lines(path)) as lines:
-        first = next(lines, None)
+    first = next(iter_lines(path), None)
     if first is None or first.fault:
         return None
     delimiter = "\t" if "\t" in first.raw else ","
@@ -97,7 +96,8 @@ def iter_curated(path: str) -> Iterator[Record]:
     for record in iter_lines(path):
         fields = split_tsv(record.raw)
         if not record.fault and len(fields) != 4:
-            record = dataclasses.replace(record, fault=f"{len(fields)} fields, not 4 (id, type, ...)")
+            fault = f"{len(fields)} fields, not 4: id, type, question, pattern"
+            record = dataclasses.replace(record, fault=fault)
         elif not record.fault:
             value = {"id": fields[0], "question": fields[2], "answer": fields[3]}
             record = dataclasses.replace(record, value=value)
@@ -105,8 +105,7 @@ def iter_curated(path: str) -> Iterator[Record]:
 
 
 def is_curated(path: str) -> bool:
-    with contextlib.closing(iter_lines(path)) as lines:
-        first = next(lines, None)
+    first = next(iter_lines(path), None)
     return first is not None and bool(re.match(r"\d+\t[a-z]+\t[^\t]+\t[^\t]+$", first.raw))
 
 
@@ -142,7 +141,7 @@ def iter_quail_xml(path: str) -> Iterator[Record]:
                 "answers": [(item.text or "").strip() for item in marked],
                 "correct_answer_id": right[0] if len(right) == 1 else "none",
             }
-            yield Record(line=number, raw=value["question"], value=value)
+            yield Record(line=number, raw=(asked.text or "").strip(), value=value)
 
 
 def iter_json_rows(path: str) -> Iterator[Record]:
@@ -283,7 +282,7 @@ def _trees(records: Iterable[Record]) -> Iterator[Record]:
             continue
         members = list(group)
         messages = {item.value["message_id"]: {**item.value, "replies": []} for item in members}
-        roots = []
+        roots: list[dict[str, Any]] = []
         for message in messages.values():
             parent = messages.get(message["parent_id"])
             (parent["replies"] if parent else roots).append(message)

@@ -4,12 +4,12 @@
 | set | what is different |
 |---|---|
 | KILT | `input`, `output`: [{"answer"}] |
-| FEVER, its symmetric sets, HoVer | `claim`, `label`: yes or no here; not enough info is left out, as in KILT |
+| FEVER, HoVer | `claim`, `label`: yes or no here; not enough info is left out, as in KILT |
 | HotpotQA | `context` is a list of paragraphs, which would be gold: left out |
 | PopQA, RetrievalQA, FreshQA | `possible_answers`; `ground_truth`; `answer_0` ... `answer_9` |
 | PAT-Questions | `text answers`; a question without one is left out |
 | SituatedQA | `edited_question`; ids repeat, so they become the `group` |
-| TimeQA, QED, NQ with its gold paragraph | several questions a page; `question_text`; `nq_annotated_gold` |
+| TimeQA, QED, NQ + gold paragraph | questions of a page; `question_text`; `nq_annotated_gold` |
 | MS MARCO, WikiQA, FreebaseQA, NewsQA | question-answer pairs only; wrong candidates are left out |
 | SQuAD v2, CoQA, DROP, NarrativeQA, PubMedQA | the context they are read with |
 | CNN/DailyMail | `article`, `highlights` |
@@ -137,9 +137,9 @@ def wiki_qa(row: Native) -> Iterator[Native]:
 def freebase_qa(row: Native) -> Iterator[Native]:
     """`{"Questions": [...]}` of the authors, or one question of the hub's columns."""
     for item in row.get("Questions") or [row]:
-        parses = item["Parses"]
-        parses = parses["Answers"] if isinstance(parses, Mapping) else [p["Answers"] for p in parses]
-        names = [name for found in parses for name in _names(found)]
+        found = item["Parses"]
+        found = found["Answers"] if isinstance(found, Mapping) else [p["Answers"] for p in found]
+        names = [name for answers in found for name in _names(answers)]
         yield {"id": item["Question-ID"], "question": item["RawQuestion"], "answers": names}
 
 

@@ -119,9 +119,7 @@ EVALUATION = (
     _commonsense(
         "arc-c", "question-answer", "nll_char", "allenai/ai2_arc:ARC-Challenge", "ARC-Challenge"
     ),
-    _commonsense(
-        "obqa", "question-answer", "nll_compl", "allenai/openbookqa:main", "openbookqa"
-    ),
+    _commonsense("obqa", "question-answer", "nll_compl", "allenai/openbookqa:main", "openbookqa"),
 )
 
 _BOTH = ("lm-ft", "r-ft")
@@ -171,9 +169,7 @@ TRAINING = (
     ),
     _trained("wiki_qa", _QA, "f1", fine_tunes=_BOTH, hub="microsoft/wiki_qa", hub_splits=ALL),
     _trained("yahoo_answers_qa", _QA, "f1", fine_tunes=_BOTH, hub="yahoo_answers_qa"),
-    _trained(
-        "freebase_qa", _QA, fine_tunes=("r-ft",), hub="microsoft/freebase_qa", hub_splits=ALL
-    ),
+    _trained("freebase_qa", _QA, fine_tunes=("r-ft",), hub="microsoft/freebase_qa", hub_splits=ALL),
     _trained("ms_marco", _QA, "f1", fine_tunes=("r-ft",), hub="microsoft/ms_marco:v1.1"),
     _trained("coqa", _READ, "f1", hub="stanfordnlp/coqa", hub_splits=TRAIN_DEV),
     _trained("drop", _READ, "f1", hub="ucinlp/drop", hub_splits=TRAIN_DEV),

@@ -2,10 +2,10 @@
 
 Goes in: a partial example (a dict with at least `id`, `question`, `answers`). Comes out: a row with
 every field of `EXAMPLE`. An empty string or list stands for "none"; no field is ever null.
-`template`, `metric` and `scoring` say how an example is asked and judged where its category does not
-(the tables of `tasks`, or any user's file): a template of Table 12, a metric of `core.metrics`, a
-scoring of choices. With metric "regex" the answers are patterns, the first one also a text that may
-be shown. A ranked
+`template`, `metric` and `scoring` say how an example is asked and judged where its category does
+not (the tables of `tasks`, or any user's file): a template of Table 12, a metric of `core.metrics`,
+a scoring of choices. With metric "regex" the answers are patterns, the first one also a text that
+may be shown. A ranked
 row is an example plus its K chunks, best first; a scored row adds the log-probability (nats, summed
 over the answer's tokens) that the LM gives the answer under each chunk.
 """

@@ -77,4 +77,5 @@ class Source:
     split: str = ""  # of all its rows; "" = the rows say it
     only: str = ""  # rows of this split only, where the rows say it
     task: Task | None = None
+    instead_of: str = ""  # the native files that are not there
     sample: int = 0  # keep at most so many, a seeded choice; 0 = all

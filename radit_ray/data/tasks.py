@@ -10,11 +10,12 @@ template metric scoring choices context` (see `rows`).
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator
 from typing import Any
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import InputError
 from radit_ray.data.hub import PREFIX as HUB
 from radit_ray.data.hub import SPLIT_NAMES
 from radit_ray.data.more_tasks import BEYOND
@@ -36,8 +37,10 @@ def data_folder() -> str:
 def task_named(name: str) -> Task:
     """The task of that name; InputError with the nearest one otherwise."""
     if name not in TASKS:
+        close = difflib.get_close_matches(name.lower(), TASKS, n=1, cutoff=0.4)
+        hint = f"; did you mean {close[0]!r}?" if close else ";"
         raise InputError(
-            f"unknown task {name!r}{nearest(name, TASKS)}; see radit tasks, or give your own file"
+            f"unknown task {name!r}{hint} `radit tasks` lists them; any file of yours works as well"
         )
     return TASKS[name]
 
@@ -78,12 +81,12 @@ def sources(spec: str) -> list[Source]:
         ]
     if split not in task.hub_splits:
         raise InputError(
-            f"task {task.name!r}, split {split}: {join(data_folder(), files)} is not there, and the "
-            "hub has no copy; set RADIT_DATA to the folder that holds it, or give your own file"
+            f"task {task.name!r}, split {split}: {join(data_folder(), files)} is not there, and no "
+            "copy on the hub is known; set RADIT_DATA to its folder, or give your own file"
         )
     name, _, config = task.hub.partition(":")
     path = f"{HUB}{name}:{config}:{task.hub_splits[split]}"
-    return [Source(path=path, split=shown, task=task, sample=sample)]
+    return [Source(path=path, split=shown, task=task, sample=sample, instead_of=files)]
 
 
 def local_files(task: Task, split: str) -> list[str]:

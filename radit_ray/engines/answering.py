@@ -37,6 +37,7 @@ from radit_ray.models.causal_lm import CausalLM
 ENSEMBLES = ("answers", "tokens", "concat")
 # recall by the gold chunk where the example names it; answer_recall by answer string in any case
 METRICS = ("em", "f1", "nll", "recall@1", "recall@5", "answer_recall@1", "answer_recall@5")
+SCORE = "score"  # the example's own metric (rows.EXAMPLE), em where it names none
 Row = dict[str, Any]
 
 
@@ -52,8 +53,9 @@ class Variant:
     t_r: float = 0.0  # temperature of p_R; 0 = the one recorded with the ranked rows
     shots: int = 0  # demonstrations in front, drawn from split "train"
     shot_chunks: bool = True  # each demonstration carries its own top chunk (as REPLUG's code)
-    template: str = "auto"  # Table 12; "auto" = by the example's category
-    scoring: str = "nll"  # choices: nll, nll_token, nll_char, nll_compl
+    template: str = "auto"  # Table 12; "auto" = the example's own, else by its category
+    # choices: nll, nll_token, nll_char, nll_compl; "auto" = the example's own, else nll
+    scoring: str = "auto"
     max_new_tokens: int = 32  # of a decoded answer
     max_answers: int = (
         0  # "answers": unique answers scored again, those with most p_R first; 0 = all
@@ -73,7 +75,7 @@ PREDICTION = pa.schema(
         ("answers", _STRINGS),
     ]
     + [("prediction", pa.string())]
-    + [(name, pa.float64()) for name in METRICS]
+    + [(name, pa.float64()) for name in (*METRICS, SCORE)]
     + [
         ("chunk_ids", _STRINGS),
         ("p_r", _FLOATS),
@@ -90,7 +92,7 @@ def check_variant(variant: Variant) -> None:
         resolve_template({}, variant.template)
     for what, value, known in (
         ("ensemble", variant.ensemble, ENSEMBLES),
-        ("scoring", variant.scoring, get_args(ensembles.Scoring)),
+        ("scoring", variant.scoring, ("auto", *get_args(ensembles.Scoring))),
     ):
         if value not in known:
             raise InputError(f"unknown {what} {value!r}{nearest(value, known)}")
@@ -163,7 +165,7 @@ def answer_batch(
         gold_K, logprob_UK = scored[i][0], torch.from_numpy(scored[i][1:])
         weight_K = torch.from_numpy(weights[i])
         if len(row["choices"]):
-            result = _choose(row, found[i], logprob_UK, weight_K, bare[i], variant.scoring)
+            result = _choose(row, found[i], logprob_UK, weight_K, bare[i], scoring_of(row, variant))
         else:
             result = _pick(found[i], logprob_UK, weight_K)
         predictions.append(
@@ -317,9 +319,13 @@ def _bare_logprobs(
     """log p_LM(option | "Answer:") of each choice, (O,), where the scoring divides by it; else
     zeros.
     """
-    choosing = [i for i, row in enumerate(rows) if len(row["choices"])]
+    choosing = [
+        i
+        for i, row in enumerate(rows)
+        if len(row["choices"]) and scoring_of(row, variant) == "nll_compl"
+    ]
     bare = [np.zeros(len(candidates.ids), dtype=np.float32) for candidates in found]
-    if variant.scoring != "nll_compl" or not choosing:
+    if not choosing:
         return bare, 0
     prompt = [*lm.bos_ids, *lm.encode("Answer:")]
     logprobs, tokens = _logprobs(
@@ -330,6 +336,11 @@ def _bare_logprobs(
     return bare, tokens
 
 
+def scoring_of(row: Row, variant: Variant) -> str:
+    """How a row's choices are compared."""
+    return str(variant.scoring if variant.scoring != "auto" else row["scoring"] or "nll")
+
+
 def _choose(
     row: Row,
     found: Candidates,
@@ -338,7 +349,7 @@ def _choose(
     bare_O: np.ndarray,
     scoring: str,
 ) -> Row:
-    """The option with the best p_R-weighted probability under the variant's scoring (Appendix
+    """The option with the best p_R-weighted probability under a scoring (Appendix
     B).
     """
     scores = ensembles.choice_scores(
@@ -357,6 +368,7 @@ def _choose(
         "candidate_logprobs": scores.tolist(),
         "em": right,
         "f1": right,
+        SCORE: right,
     }
 
 
@@ -382,6 +394,7 @@ def _prediction(
         **{name: row[name] for name in ("id", "task", "group", "article", "question", "answers")},
         "em": metrics.exact_match(result["prediction"], row["answers"]),
         "f1": metrics.f1(result["prediction"], row["answers"]),
+        SCORE: metrics.metric_named(row["metric"] or "em")(result["prediction"], row["answers"]),
         **result,
         "nll": nll,
         "recall@1": float(any(hits_K[:1])) if hits_K else None,

@@ -16,17 +16,17 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.intervals import bootstrap_mean, minimum_detectable_effect, paired_bootstrap
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_shard
-from radit_ray.engines.answering import METRICS
+from radit_ray.engines.answering import METRICS, SCORE
 
 KEYS = ("id", "task", "group", "article")
 Rows = list[dict[str, Any]]
 
 
 def read_predictions(folder: str, variant: str) -> Rows:
-    """One row a question of a variant: KEYS and METRICS, in the order of the shards."""
+    """One row a question of a variant: KEYS, METRICS and SCORE, in the order of the shards."""
     names = storage.list_files(storage.join(folder, variant))
     shards = [
-        read_shard(storage.join(folder, variant, name), [*KEYS, *METRICS])
+        read_shard(storage.join(folder, variant, name), [*KEYS, *METRICS, SCORE])
         for name in names
         if name.endswith(".parquet")
     ]
@@ -42,7 +42,7 @@ def mean_over_seeds(tables: Sequence[Rows]) -> Rows:
         if len(same) == len(tables):
             means = {
                 name: None if any(r[name] is None for r in same) else _mean(r[name] for r in same)
-                for name in METRICS
+                for name in (*METRICS, SCORE)
             }
             rows.append({**{key: row[key] for key in KEYS}, **means})
     return rows
@@ -59,7 +59,8 @@ def measure(
 ) -> dict[str, Any]:
     """num_questions, variants {name: {metric: {value, low, high}}}, contrasts {"a-minus-b":
     {metric: {diff, low, high, mde}}}, tasks {task: {name: {...}}}, articles {article:
-    {num_questions, variants {name: {metric: mean}}}}.
+    {num_questions, variants {name: {metric: mean}}}}. `tasks` also have `score`, each task's own
+    metric, which has no meaning over several tasks.
 
     `tasks`: those of variants, contrasts and articles; empty = all. `probes` are variants that only
     `tasks` reports. mde: the smallest difference this sample finds 4 times in 5. InputError on a
@@ -89,7 +90,9 @@ def measure(
         "contrasts": differences,
         "tasks": {
             task: {
-                name: _means([row for row in table if row["task"] == task], draws)
+                name: _means(
+                    [row for row in table if row["task"] == task], draws, (*METRICS, SCORE)
+                )
                 for name, table in tables.items()
             }
             for task in found
@@ -108,9 +111,11 @@ def check_contrast(contrast: str, names: Iterable[str]) -> tuple[str, str]:
     return a, b
 
 
-def _means(rows: Rows, draws: Mapping[str, int]) -> dict[str, dict[str, float]]:
+def _means(
+    rows: Rows, draws: Mapping[str, int], metrics: Sequence[str] = METRICS
+) -> dict[str, dict[str, float]]:
     result = {}
-    for metric in METRICS:
+    for metric in metrics:
         known = [row for row in rows if row[metric] is not None]
         if known:
             value, low, high = bootstrap_mean(

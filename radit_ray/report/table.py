@@ -166,7 +166,7 @@ def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
             parts.append(seeds_table(results, markdown=markdown))
     tasks = results.get("tasks", {})
     if len(tasks) > 1:
-        metrics = ["em", "f1", "nll"]
+        metrics = ["em", "f1", "nll", *(["score"] if _has_scores(tasks) else [])]
         rows = [
             [task, name, *(_interval(values.get(metric)) for metric in metrics)]
             for task, variants in tasks.items()
@@ -174,6 +174,12 @@ def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         ]
         parts.append(_table(["task", "variant", *metrics], rows, markdown))
     return "\n\n".join(parts)
+
+
+def _has_scores(tasks: Mapping[str, Any]) -> bool:
+    """Whether some task has a metric of its own that says something else than em."""
+    cells = [values for variants in tasks.values() for values in variants.values()]
+    return any("score" in v and v["score"]["value"] != v["em"]["value"] for v in cells)
 
 
 def _interval(cell: Mapping[str, float] | None) -> str:

@@ -179,6 +179,7 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
         "doc_ids",
         "texts",
         "answers",
+        "metric",
         "gold_ids",
         "scores",
         "logprobs",

@@ -1,7 +1,7 @@
 """retrieve: examples + query encoder + index -> ranked rows, the k best chunks of each example with
 their scores.
 
-In: examples (a file, a folder named by split, or "train=PATH,eval=PATH"), an index artifact, a
+In: examples (a file, a folder named by split, "train=PATH,eval=PATH", or task:NAME), an index, a
 retriever whose query encoder asks. Out: Parquet shards of RANKED rows; each carries the chunk
 texts, so lm-ft, score and evaluate need nothing else. With `corpus_examples` the shards also hold
 self-supervised examples cut from the index's own chunks (paper, section 2.3).
@@ -40,7 +40,7 @@ from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.presets import resolve_preset
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
