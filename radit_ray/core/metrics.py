@@ -18,11 +18,9 @@ from typing import Literal
 
 import numpy as np
 
-from radit_ray.core.errors import InputError, nearest
-from radit_ray.core.patterns import compiled
+from radit_ray.core.errors import InputError
 
 Scoring = Literal["nll", "nll_token", "nll_char", "nll_compl"]  # of choices: `ensembles`
-REGEX_CHARS = 2000  # of a text that a pattern looks at; a chunk of 200 words has about 1,300
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -106,32 +104,14 @@ def ends_with(prediction: str, answers: Sequence[str]) -> float:
     return float(any(gold and words[-len(gold) :] == gold for gold in golds))
 
 
-def regex_match(prediction: str, answers: Sequence[str]) -> float:
-    """DrQA's rule for answers that are patterns: one matches at the prediction's start, whatever
-    the case.
-
-    >>> regex_match("february 9", ["Sept?(ember)?|Feb(ruary)?"])
-    1.0
-    """
-    text = prediction.strip()[:REGEX_CHARS]
-    return float(any(compiled(answer).match(text) for answer in answers))
-
-
+# of one answer; patterns as answers are judged in data.patterns
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "em": exact_match,
     "f1": f1,
     "accuracy": accuracy,
     "rouge-l": rouge_l,
     "ends": ends_with,
-    "regex": regex_match,
 }
-
-
-def metric_named(name: str) -> Callable[[str, Sequence[str]], float]:
-    """The metric of that name; InputError with the nearest one otherwise."""
-    if name not in METRICS:
-        raise InputError(f"unknown metric {name!r}{nearest(name, METRICS)}")
-    return METRICS[name]
 
 
 def recall_at_k(hits_K: Sequence[bool], k: int) -> float:
@@ -169,13 +149,6 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """
     haystack = _tokens(text)
     return any(_is_run(_tokens(answer), haystack) for answer in answers)
-
-
-def contains_pattern(text: str, answers: Sequence[str]) -> bool:
-    """DPR's match where answers are patterns: one is found somewhere in the text, whatever the
-    case.
-    """
-    return any(compiled(answer).search(text[:REGEX_CHARS]) for answer in answers)
 
 
 def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:

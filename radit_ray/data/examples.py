@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.core.patterns import example_of
 from radit_ray.data import tasks
 from radit_ray.data.hub import PREFIX, SPLIT_NAMES, iter_hub, saved_splits
 from radit_ray.data.native_examples import iter_dpr, partial_examples
@@ -38,6 +37,7 @@ from radit_ray.data.native_files import (
     joined,
     unpacked,
 )
+from radit_ray.data.patterns import example_of
 from radit_ray.data.records import (
     BadRows,
     OnBadRow,

@@ -18,9 +18,9 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.core.metrics import METRICS, Scoring, contains_answer, contains_pattern, normalize
-from radit_ray.core.patterns import compiled
+from radit_ray.core.metrics import METRICS, Scoring, contains_answer, normalize
 from radit_ray.core.templates import INSTRUCTIONS
+from radit_ray.data.patterns import check_pattern, contains_pattern, matches
 
 SPLITS = ("train", "dev", "eval")
 CATEGORIES = (
@@ -41,7 +41,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
     "split": SPLITS,
     "category": CATEGORIES,
     "template": tuple(INSTRUCTIONS),
-    "metric": tuple(METRICS),
+    "metric": (*METRICS, "regex"),
     "scoring": get_args(Scoring),
 }
 WORD_METRICS = ("em", "f1", "ends")  # of normalised words
@@ -128,6 +128,13 @@ def answer_hits(row: dict[str, Any]) -> list[bool]:
     return [found(text, row["answers"]) for text in row["texts"]]
 
 
+def own_score(row: Mapping[str, Any], prediction: str) -> float:
+    """A prediction by the example's own metric; em where it names none."""
+    if row["metric"] == "regex":
+        return matches(prediction, row["answers"])
+    return METRICS[row["metric"] or "em"](prediction, row["answers"])
+
+
 def example_row(partial: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
     """A full example row: absent or None fields get their default, `group` falls back to `id`.
 
@@ -186,7 +193,7 @@ def _check_answers(row: Mapping[str, Any], place: str) -> None:
     if row["metric"] == "regex":
         try:
             for answer in row["answers"]:
-                compiled(answer)
+                check_pattern(answer)
         except InputError as error:
             raise InputError(f"{place}example {row['id']!r}: {error}") from None
     empty = [number for number, text in enumerate(row["choices"], start=1) if not text.strip()]

@@ -19,7 +19,7 @@ class Task:
     paper: str = ""  # "evaluation", "training"; "" = beyond the paper
     category: str = "open-domain-qa"  # decides the prompts of training, and of evaluation without
     template: str = ""  # ... one of Table 12's
-    metric: str = "em"  # of core.metrics
+    metric: str = "em"  # of core.metrics, or "regex"
     scoring: str = "nll"  # of choices
     split: str = "eval"  # what `task:NAME` reads: the split that is measured, or "train"
     # our split -> native files below the data folder: all of "A, B"; the first there of "A | B";

@@ -31,7 +31,7 @@ from radit_ray.core.templates import (
     options,
     resolve_template,
 )
-from radit_ray.data.rows import answer_hits, hits_of
+from radit_ray.data.rows import answer_hits, hits_of, own_score
 from radit_ray.models.causal_lm import CausalLM
 
 ENSEMBLES = ("answers", "tokens", "concat")
@@ -394,7 +394,7 @@ def _prediction(
         **{name: row[name] for name in ("id", "task", "group", "article", "question", "answers")},
         "em": metrics.exact_match(result["prediction"], row["answers"]),
         "f1": metrics.f1(result["prediction"], row["answers"]),
-        SCORE: metrics.metric_named(row["metric"] or "em")(result["prediction"], row["answers"]),
+        SCORE: own_score(row, result["prediction"]),
         **result,
         "nll": nll,
         "recall@1": float(any(hits_K[:1])) if hits_K else None,

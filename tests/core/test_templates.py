@@ -122,6 +122,17 @@ def test_auto_follows_the_category() -> None:
     assert resolve_template(_row("x", "")) == "qa"
 
 
+def test_an_examples_own_template_goes_before_its_category() -> None:
+    arc = {**MMLU, "template": "question-answer"}
+    assert eval_prompt(arc).text == "Question: Which?\nAnswer:"
+    assert gold_answer(arc) == "blue"
+    assert options(arc) == MMLU["choices"]
+    assert retrieval_query(arc) == ""
+    assert resolve_template(arc, "mmlu") == "mmlu"
+    with pytest.raises(InputError, match="unknown template 'boolqq'.*'boolq'"):
+        eval_prompt({**MMLU, "template": "boolqq"})
+
+
 def test_a_dialogue_ends_with_a_question() -> None:
     assert eval_prompt(WOW).text == WOW_TEXT
 

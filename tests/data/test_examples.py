@@ -73,24 +73,24 @@ def test_own_rows_in_every_container(tmp_path, ending):
 
 def test_aliases_of_the_known_sets(tmp_path):
     native = [
-        {"question": "nq", "answer": ["a", "b"]},
-        {"question": "gsm8k", "answer": "a"},
-        {"qId": "wq1", "qText": "webq", "answers": ["a"]},
+        {"question": "nq", "answer": ["x", "y"]},
+        {"question": "gsm8k", "answer": "x"},
+        {"qId": "wq1", "qText": "webq", "answers": ["x"]},
         {
             "id": "s",
             "question": "squad hub",
-            "answers": {"text": ["a", "a"], "answer_start": [1, 2]},
+            "answers": {"text": ["x", "x"], "answer_start": [1, 2]},
         },
-        {"question_id": "t", "question": "trivia", "answer": {"value": "a", "aliases": ["b"]}},
-        {"id": 7, "question": "pid", "answers": ["a"], "gold_pid": "d#1", "title": "T"},
+        {"question_id": "t", "question": "trivia", "answer": {"value": "x", "aliases": ["y"]}},
+        {"id": 7, "question": "pid", "answers": ["x"], "gold_pid": "d#1", "title": "T"},
         {"id": "st", "question": "strategy", "answer": True},
-        {"id": "si", "question": "q", "edited_question": "q as of 2019", "answer": ["a"]},
+        {"id": "si", "question": "q", "edited_question": "q as of 2019", "answer": ["x"]},
     ]
     rows = read_examples(write(tmp_path / "x.jsonl", jsonl(*native)))
     assert [row["id"] for row in rows] == ["x:1", "x:2", "wq1", "s", "t", "7", "st", "x:8"]
     assert [row["question"] for row in rows][2:5] == ["webq", "squad hub", "trivia"]
     assert [row["answers"] for row in rows] == [
-        *(["a", "b"], ["a"], ["a"], ["a"], ["a", "b"], ["a"], ["yes"], ["a"])
+        *(["x", "y"], ["x"], ["x"], ["x"], ["x", "y"], ["x"], ["yes"], ["x"])
     ]
     assert (rows[5]["gold_ids"], rows[5]["group"]) == (["d#1"], "d#1")
     assert (rows[7]["question"], rows[7]["group"]) == ("q as of 2019", "si")
@@ -298,13 +298,13 @@ def test_limit_is_per_split_and_seeded(grouped):
     [
         ({"question": "q"}, "example 'x:2' has no answer"),
         ({"question": "q", "answers": [""]}, "example 'x:2' has no answer"),
-        ({"question": "", "answers": ["a"]}, "example 'x:2' has no question"),
+        ({"question": "", "answers": ["x"]}, "example 'x:2' has no question"),
         ({"question": "q", "answers": [1.5]}, "`answers[0]` is float '1.5', not a string"),
-        ({"question": "q", "answers": ["a"], "split": "tran"}, "did you mean 'train'?"),
-        ({"question": "q", "answers": ["a"], "choices": ["b"]}, "is one of its 1 choices"),
+        ({"question": "q", "answers": ["x"], "split": "tran"}, "did you mean 'train'?"),
+        ({"question": "q", "answers": ["x"], "choices": ["b"]}, "is one of its 1 choices"),
         ({"question": "q", "answer": 4, "choices": ["b"]}, "answer 4 is no index of 1 choices"),
-        ({"question": "q", "answers": ["a"], "choices": "b"}, "`choices` is str, not a list"),
-        ({"id": "1", "question": "q", "answers": ["a"]}, "id '1' is taken by {path}:1"),
+        ({"question": "q", "answers": ["x"], "choices": "b"}, "`choices` is str, not a list"),
+        ({"id": "1", "question": "q", "answers": ["x"]}, "id '1' is taken by {path}:1"),
         ({"data": [{"paragraphs": [{"qas": [{}]}]}]}, "SQuAD JSON with an unknown shape"),
         ("[1]", "a JSON list, not an object"),
         ("{broken", "broken JSON"),
@@ -330,7 +330,7 @@ def test_an_id_repeated_in_another_split_is_a_leak(tmp_path):
 
 
 def test_items_of_a_one_line_list_get_their_own_ids_and_places(tmp_path):
-    rows = [{"question": "q", "answers": ["a"]}, {"question": "r", "answers": ["b"]}]
+    rows = [{"question": "q", "answers": ["x"]}, {"question": "r", "answers": ["b"]}]
     path = write(tmp_path / "x.json", json.dumps(rows))
     assert [row["id"] for row in read_examples(path)] == ["x:1", "x:2"]
     path = write(tmp_path / "y.json", json.dumps([*rows, {"question": "s"}]))

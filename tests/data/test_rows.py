@@ -14,6 +14,8 @@ from radit_ray.data.rows import (
     RANKED,
     SCORED,
     example_row,
+    hits_of,
+    own_score,
     text_fault,
 )
 
@@ -71,6 +73,13 @@ def test_ranked_and_scored_extend_the_example_with_typed_columns():
         ({"category": "multi-choice"}, "did you mean 'multiple-choice'?"),
         ({"anwsers": ["x"]}, "f:3: unknown example field 'anwsers'; did you mean 'answers'?"),
         ({"choices": ["x", "y"]}, "('Ann') is one of its 2 choices"),
+        ({"choices": ["Ann", " "]}, "f:3: choice 2 of 2 of example 'q1' is empty"),
+        ({"answers": ["The A!"]}, "f:3: answer 'The A!' of example 'q1' normalises to nothing"),
+        ({"answers": ["a"], "metric": "f1"}, "or set `metric` to accuracy"),
+        ({"template": "mmmlu"}, "f:3: unknown template 'mmmlu'; did you mean 'mmlu'?"),
+        ({"metric": "rouge"}, "f:3: unknown metric 'rouge'; did you mean 'rouge-l'?"),
+        ({"scoring": "nll_chr"}, "f:3: unknown scoring 'nll_chr'; did you mean 'nll_char'?"),
+        ({"metric": "regex", "answers": ["("]}, "f:3: example 'q1': answer '(' is no regular"),
     ],
 )
 def test_a_bad_field_is_one_line_with_the_place(change, message):
@@ -78,6 +87,29 @@ def test_a_bad_field_is_one_line_with_the_place(change, message):
         example_row({**GOOD, **change}, where="f:3")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_answers_without_a_word_are_fine_where_no_word_is_compared():
+    for change in ({"metric": "accuracy"}, {"category": "corpus"}, {"choices": ["a", "b"]}):
+        assert example_row({**GOOD, "answers": ["a"], **change})["answers"] == ["a"]
+    assert example_row({**GOOD, "answers": ["a", "Ann"]})["answers"] == ["a", "Ann"]
+
+
+def test_hits_by_string_by_pattern_and_by_gold_chunk():
+    ranked = {"chunk_ids": ["d#0", "e#1"], "doc_ids": ["d", "e"], "texts": ["Feb 9", "Sept?"]}
+    row = {**example_row({**GOOD, "answers": ["Sept?"]}), **ranked}
+    assert hits_of(row) == [False, True]
+    assert hits_of({**row, "metric": "regex", "answers": ["feb(ruary)?"]}) == [True, False]
+    assert hits_of({**row, "gold_ids": ["e"]}) == [False, True]
+
+
+def test_own_score_follows_the_metric_of_the_row():
+    row = example_row({**GOOD, "answers": ["the red house", "no"]})
+    assert own_score(row, "Red house.") == 1.0
+    assert own_score({**row, "metric": "accuracy"}, "Red house.") == 0.0
+    assert own_score({**row, "metric": "f1"}, "red") == pytest.approx(2 / 3)
+    assert own_score({**row, "metric": "ends"}, "It was not, so no") == 1.0
+    assert own_score({**row, "metric": "regex", "answers": ["re[dt]"]}, "Red house") == 1.0
 
 
 def test_text_fault_accepts_every_real_character():

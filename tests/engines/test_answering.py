@@ -14,6 +14,7 @@ import torch
 from tiny import documents, questions
 
 from radit_ray.core.errors import InputError
+from radit_ray.core.metrics import rouge_l
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import PREDICTION, Variant, answer_batch, check_variant
 from radit_ray.models.causal_lm import CausalLM
@@ -247,6 +248,35 @@ def test_choices_by_weighted_probability(lm: CausalLM, scoring: str) -> None:
         best = row["choices"][max(range(3), key=lambda i: scores[i])]
         assert prediction["prediction"] == best
         assert prediction["em"] == float(best == row["answers"][0])
+
+
+def test_each_example_is_asked_scored_and_judged_its_own_way(lm: CausalLM) -> None:
+    """One batch of rows with different templates, scorings and metrics equals each alone."""
+    char = {**choice_row(0), "template": "qa", "scoring": "nll_char"}
+    compl = {**choice_row(1), "template": "question-answer", "scoring": "nll_compl"}
+    free = ranked_row(2, metric="rouge-l", answers=["a b", "c"])
+    mixed = run(lm, [char, compl, free], k=2)
+    for row, prediction, changes in zip(
+        [char, compl, free],
+        mixed,
+        [
+            {"template": "qa", "scoring": "nll_char"},
+            {"template": "question-answer", "scoring": "nll_compl"},
+            {},
+        ],
+        strict=True,
+    ):
+        bare = {**row, "template": "", "scoring": ""}
+        (alone,) = run(lm, [bare], k=2, **changes)
+        assert prediction["prediction"] == alone["prediction"]
+        assert prediction["candidate_logprobs"] == pytest.approx(
+            alone["candidate_logprobs"], abs=CLOSE
+        )
+    assert [row["score"] for row in mixed[:2]] == [row["em"] for row in mixed[:2]]
+    assert mixed[2]["score"] == rouge_l(mixed[2]["prediction"], ["a b", "c"])
+    assert run(lm, [char], k=2, scoring="nll")[0]["candidate_logprobs"] != pytest.approx(
+        mixed[0]["candidate_logprobs"], abs=CLOSE
+    )  # the variant's scoring wins
 
 
 def test_shots_stand_in_front(lm: CausalLM) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from radit_ray.core.errors import InputError
-from radit_ray.engines.answering import METRICS
+from radit_ray.engines.answering import METRICS, SCORE
 from radit_ray.engines.measuring import check_contrast, mean_over_seeds, measure
 
 DRAWS = {"num_samples": 200, "seed": 0}
@@ -27,7 +27,7 @@ def rows(seed: int, *, shift: float = 0.0, retrieval: bool = True) -> list[dict[
             "article": f"article {n % 2}" if n < 20 else "",
             **{
                 metric: rng.random() + shift if retrieval or "recall" not in metric else None
-                for metric in METRICS
+                for metric in (*METRICS, SCORE)
             },
         }
         for n in range(40)

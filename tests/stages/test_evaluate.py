@@ -87,7 +87,10 @@ def test_metrics_are_the_means_of_the_rows(evaluated: Artifact, chain: Chain) ->
             assert cell["value"] == pytest.approx(np.mean([row[metric] for row in rows]))
             assert cell["low"] <= cell["value"] <= cell["high"]
     assert found["replug"]["nll"]["low"] < found["replug"]["nll"]["high"]
-    assert evaluated.metrics["tasks"]["tiny"] == found
+    # these examples name no metric of their own
+    assert evaluated.metrics["tasks"]["tiny"] == {
+        name: {**cells, "score": cells["em"]} for name, cells in found.items()
+    }
 
 
 def test_contrasts_are_paired_differences(evaluated: Artifact) -> None:
