@@ -129,7 +129,7 @@ def test_an_examples_own_template_goes_before_its_category() -> None:
     assert options(arc) == MMLU["choices"]
     assert retrieval_query(arc) == ""
     assert resolve_template(arc, "mmlu") == "mmlu"
-    with pytest.raises(InputError, match="unknown template 'boolqq'.*'boolq'"):
+    with pytest.raises(InputError, match=r"unknown template 'boolqq'.*'boolq'"):
         eval_prompt({**MMLU, "template": "boolqq"})
 
 

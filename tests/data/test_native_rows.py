@@ -202,8 +202,8 @@ ROWS: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = [
         "llm-adapters, winogrande",
         "",
         {
-            "instruction": "Please choose the correct answer to fill in the blank to complete the given "
-            "sentence: It _ .\n\nOption1: x Option2: y Answer format: option1/option2",
+            "instruction": "Please choose the correct answer to fill in the blank to complete the "
+            "given sentence: It _ .\n\nOption1: x Option2: y Answer format: option1/option2",
             **{"input": "", "output": "", "answer": "option1"},
         },
         [{"question": "It _ .", "choices": ["x", "y"], "answers": ["x"]}],
@@ -212,8 +212,8 @@ ROWS: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = [
         "llm-adapters, boolq",
         "",
         {
-            "instruction": "Please answer the following question with true or false, question: is it?"
-            "\n\nAnswer format: true/false",
+            "instruction": "Please answer the following question with true or false, question: is "
+            "it?\n\nAnswer format: true/false",
             **{"input": "", "output": "", "answer": "true"},
         },
         [{"question": "is it?", "choices": ["yes", "no"], "answers": ["yes"]}],
