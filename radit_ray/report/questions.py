@@ -27,7 +27,7 @@ from radit_ray.report.words import parts_of
 Row = dict[str, Any]
 Tables = dict[str, dict[str, Row]]  # {variant: {question id: prediction row}}
 COLUMNS = ["id", "task", "em", "recall@1", "prediction"]
-TEXTS = ["id", "answers", "gold_ids", "chunk_ids", "doc_ids", "titles", "texts"]
+TEXTS = ["id", "answers", "metric", "gold_ids", "chunk_ids", "doc_ids", "titles", "texts"]
 EXCERPT = 360  # characters of a chunk that are shown at once
 
 
