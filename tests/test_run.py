@@ -20,7 +20,7 @@ from radit_ray.data.artifacts import read_manifest
 
 pytestmark = pytest.mark.ray
 VARIANTS = ("closed-book", "replug", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
-METRICS = ("em", "f1", "nll", "recall@1", "recall@5")
+METRICS = ("em", "f1", "nll", "recall@1", "recall@5", "answer_recall@1", "answer_recall@5")
 BARE = ("closed-book", "it")  # shown no chunk: nothing to recall
 SETTINGS = """
 k_infer=2 max_new_tokens=4 resources.num_workers=1 chunk.docs_per_shard=20
@@ -102,16 +102,16 @@ def test_run_json_names_what_each_variant_is_made_of(
     run: Path, tiny_models: tuple[str, str]
 ) -> None:
     record = read(run / "run.json")
-    assert set(record["variants"]) == set(VARIANTS)
+    assert set(record["variants"]) == {*VARIANTS, "lm-ft-closed-book"}
     base_lm, base_retriever = (os.path.realpath(path) for path in tiny_models)
     for name, variant in record["variants"].items():
         assert set(variant) >= {"lm", "query_encoder", "index", "template", "k", "t_r"}
         assert (run / variant["index"] / "manifest.json").exists()
-        tuned_lm = name in ("it", "it-retrieval", "lm-ft", "radit")
+        tuned_lm = name in ("it", "it-retrieval", "lm-ft", "lm-ft-closed-book", "radit")
         assert variant["lm"].startswith("artifacts/lm-ft-") == tuned_lm
         tuned_retriever = name in ("r-ft", "radit")
         assert variant["query_encoder"].startswith("artifacts/r-ft-") == tuned_retriever
-        assert variant["k"] == (0 if name in ("closed-book", "it") else 2)
+        assert variant["k"] == (0 if name in (*BARE, "lm-ft-closed-book") else 2)
         if not tuned_lm:
             assert os.path.realpath(variant["lm"]) == base_lm
         if not tuned_retriever:
