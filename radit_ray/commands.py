@@ -62,13 +62,18 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
         found.append(pipeline(one, place))
         runs.append(place)
     results = merge_seeds(runs, found) if len(runs) > 1 and found[0]["variants"] else found[0]
-    page = write_report(output)
+    try:
+        page = f"{write_report(output)}: open it in a browser"
+    except Exception as error:  # a picture must not cost a run its results
+        page = (
+            f"no report.html ({type(error).__name__}: {error}); `radit report {output}` tries again"
+        )
     if as_json:
         print(json.dumps(results))
         return
     print(f"\n{render(results)}\n" if results["variants"] else "")
     print(f"{output}/results.json written after {time.perf_counter() - started:.0f} s")
-    print(f"{page}: open it in a browser")
+    print(page)
     if results["variants"]:
         print(f'ask it: radit ask {output} "your question"')
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from radit_ray.data.artifacts import read_manifest
 from radit_ray.stages.lm_ft import LmFtConfig
 from radit_ray.stages.r_ft import RFtConfig
 from radit_ray.stages.retrieve import RetrieveConfig
@@ -63,6 +64,13 @@ class Cycle:
         trains on them.
         """
         recipe = self.run.recipe
+        manifest = read_manifest(self.retriever)
+        from_base = recipe.cycle_init == "base" or self.last is None
+        if from_base and manifest and manifest["metrics"]["best_step"] == 0:
+            # dev kept the base encoder: the base retrieval is this retrieval, and is reused
+            return dataclasses.replace(
+                recipe.retrieve, retriever=recipe.retriever, preset=recipe.preset
+            )
         corpus_examples = recipe.retrieve.corpus_examples if self.more else 0
         retriever = f"{self.retriever}/retriever"
         return dataclasses.replace(

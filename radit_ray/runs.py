@@ -194,8 +194,12 @@ class Run:
         """What run.json says of a variant; paths inside the run are relative, so that it can be
         moved.
         """
-        tuned = next((c for c in self.done if variant.ranked == c.reranked), None)
-        encoder = f"{tuned.retriever}/query_encoder" if tuned else self.recipe.retriever
+        encoder = self.recipe.retriever
+        if variant.name in ("r-ft", "radit"):
+            encoder = f"{self.done[-1].retriever}/query_encoder"
+        elif variant.name.startswith("radit-cycle-"):
+            number = int(variant.name.removeprefix("radit-cycle-"))
+            encoder = f"{self.done[number].retriever}/query_encoder"
         ranked = read_manifest(variant.ranked)
         assert ranked is not None
         fields = (

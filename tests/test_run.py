@@ -27,7 +27,8 @@ k_infer=2 max_new_tokens=4 resources.num_workers=1 chunk.docs_per_shard=20
 retrieve.k=3 retrieve.corpus_examples=12 retrieve.corpus_tokens=12
 lm_ft.k_train=1 lm_ft.steps=4 lm_ft.batch_size=2 lm_ft.seq_len=256 lm_ft.eval_every=2
 lm_ft.lr=1e-3 lm_ft.warmup=1 score.num_examples=16
-r_ft.batch_size=8 r_ft.epochs=2 r_ft.eval_every=2 r_ft.lr=1e-3 evaluate.bootstrap=50
+r_ft.batch_size=8 r_ft.epochs=2 r_ft.eval_every=2 r_ft.lr=1e-3
+r_ft.select_by=last evaluate.bootstrap=50
 """
 
 

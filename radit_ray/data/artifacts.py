@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -125,13 +124,11 @@ def artifact_input(path: str, stage: str) -> Input:
     return Input(path=folder, fingerprint=manifest["fingerprint"])
 
 
-def file_input(files: Sequence[str], spec: str) -> Input:
-    """Raw files as an input: the fingerprint hashes names below their common folder and
-    contents, in order."""
-    folders = [name.split("/")[:-1] for name in files]
-    shared = itertools.takewhile(lambda steps: len(set(steps)) == 1, zip(*folders, strict=False))
-    depth = len(list(shared))
-    listed = [["/".join(name.split("/")[depth:]), storage.sha256_of(name)] for name in files]
+def file_input(files: Sequence[str], names: Sequence[str], spec: str) -> Input:
+    """Raw files as an input: the fingerprint hashes their contents in order, and of each the name
+    that its rows depend on.
+    """
+    listed = [[name, storage.sha256_of(file)] for name, file in zip(names, files, strict=True)]
     return Input(path=spec, fingerprint=fingerprint_of(listed))
 
 

@@ -133,6 +133,13 @@ def iter_file(
         raise InputError(f"{path}:1: the file holds no rows; remove it or write it again")
 
 
+def known_by(path: str, spec: str) -> str:
+    """The name that a file's rows depend on, wherever the corpus lies: of a text file the id it
+    has in the whole corpus, of others their bare name, whose ending decides the format.
+    """
+    return _below(path, spec) if file_format(path) == "text" else path.rpartition("/")[2]
+
+
 def file_format(path: str) -> str:
     """ "json", "parquet", "tsv", "wiki", "text" or "hub": by the ending, else by the content."""
     if path.startswith(PREFIX) or (is_local(path) and saved_splits(local(path))):

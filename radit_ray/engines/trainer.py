@@ -51,7 +51,7 @@ class Loop:
     weight_decay: float
     clip: float  # largest gradient norm, 0 = none
     eval_every: int
-    select_by: str  # a dev metric; "-" in front of a name that is better when larger
+    select_by: str  # a dev metric; "-" in front: better when larger; "last": no choice
     precision: str
     seed: int
 
@@ -220,7 +220,7 @@ def _train(
             sums = _all_sum(task.dev_sums(rank, world), device, world)
         metrics = task.dev_metrics(sums)
         state.history.append({"step": step, "dev": metrics})
-        value = metrics[loop.select_by.lstrip("-")] * (-1 if loop.select_by.startswith("-") else 1)
+        value = _badness(metrics, step, loop.select_by)
         if state.best is None or value < state.best["value"]:
             # step 0 counts: where no step beats the base weights, they are what dev says to keep
             file = f"best-{step:06d}.safetensors" if step else ""
@@ -263,6 +263,13 @@ def _train(
         }
         result = {"best": state.best, "history": state.history, "cost": cost}
         storage.write_json(storage.join(folder, "result.json"), result)
+
+
+def _badness(metrics: dict[str, float], step: int, select_by: str) -> float:
+    """What the kept weights have the least of."""
+    if select_by == "last":
+        return -float(step)
+    return metrics[select_by.lstrip("-")] * (-1 if select_by.startswith("-") else 1)
 
 
 def _all_sum(sums: dict[str, float], device: torch.device, world: int) -> dict[str, float]:

@@ -31,7 +31,7 @@ from radit_ray.data.artifacts import (
     fingerprint_of,
     read_shard,
 )
-from radit_ray.data.readers import iter_file, list_corpus_files
+from radit_ray.data.readers import iter_file, known_by, list_corpus_files
 from radit_ray.data.work import Work
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
@@ -71,7 +71,7 @@ def chunk(
         # the name stands for the content: pin a revision by giving a local copy
         source = Input(path=corpus, fingerprint=fingerprint_of(files))
     else:
-        source = file_input(files, corpus)
+        source = file_input(files, [known_by(file, corpus) for file in files], corpus)
     with Work.open("chunk", VERSION, config, {"corpus": source}, output) as work:
         if work.done:
             return work.done

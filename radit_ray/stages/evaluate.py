@@ -90,7 +90,7 @@ def evaluate(
     ) as work:
         if work.done:
             return work.done
-        items = _items(config, ranked_of, lm_of, work)
+        items, twins = _items(config, ranked_of, lm_of, work)
         arguments = {
             "output": work.output,
             "precision": work.config.precision,
@@ -106,6 +106,8 @@ def evaluate(
             unit="part",
             worker_bytes=2.0 * max(model_bytes(lm.path) for lm in lm_of.values()) + 2**30,
         )
+        for name, answered in twins.items():
+            commit_shard(work.output, name, read_shard(storage.join(work.output, answered)))
         metrics = measure(
             {name: read_predictions(work.output, name) for name in names},
             contrasts=config.contrasts,
@@ -122,27 +124,41 @@ def _items(
     ranked_of: dict[str, Input],
     lm_of: dict[str, Input],
     work: Work[EvaluateConfig],
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One item for each variant and ranked shard that holds questions, ordered by LM so that an
-    actor rarely changes it.
+    actor rarely changes it; and {shard: shard with the same answers} of variants that are another
+    one by a second name (R-ft that kept the base encoder).
     """
     questions = {source.path: choose_questions(source, config) for source in ranked_of.values()}
-    items = []
+    items: list[dict[str, Any]] = []
+    first: dict[Any, str] = {}
+    twins = {}
     for variant in sorted(config.variants, key=lambda v: lm_of[v.name].fingerprint):
         source = ranked_of[variant.name]
+        t_r = variant.t_r or _recorded_t_r(source)
+        same = dataclasses.replace(variant, name="", lm="", ranked="", t_r=t_r)
+        key = (same, lm_of[variant.name].fingerprint, source.fingerprint)
+        original = first.setdefault(key, variant.name)
+        if original != variant.name:
+            names = questions[source.path]
+            twins |= {f"{variant.name}/{name}": f"{original}/{name}" for name in names}
+            continue
         used = {
             "variant": json.dumps(dataclasses.asdict(variant)),
             "lm": lm_of[variant.name].path,
             "ranked": source.path,
-            "t_r": variant.t_r or _recorded_t_r(source),
+            "t_r": t_r,
             "shots": draw_shots(source, variant, config),
         }
         items += [
             {"name": f"{variant.name}/{name}", "shard": name, "rows": rows, **used}
             for name, rows in questions[source.path].items()
         ]
-    todo = set(work.missing([item["name"] for item in items]))
-    return [item for item in items if item["name"] in todo]
+    todo = set(work.missing([item["name"] for item in items] + list(twins)))
+    return (
+        [item for item in items if item["name"] in todo],
+        {name: answered for name, answered in twins.items() if name in todo},
+    )
 
 
 def choose_questions(source: Input, config: EvaluateConfig) -> dict[str, list[int]]:

@@ -66,7 +66,7 @@ from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.lora import add_lora, export_lm
 
 VERSION = 2
-SELECT_BY = ("nll", "nll_token", "-em")  # "-": larger is better
+SELECT_BY = ("nll", "nll_token", "-em", "last")  # "-": larger is better
 # memory of a worker, in units of bf16 weights: fp32 weights, gradients, two moments, activations
 TRAINING_BYTES = 9.0
 
@@ -97,7 +97,7 @@ class LmFtConfig:
     max_answer_tokens: int = 512  # longer answers are cut, without EOS
     eval_every: int = 100  # steps between two looks at dev
     dev_limit: int = 500  # dev examples looked at
-    select_by: str = "nll"  # dev metric of the kept weights: "nll" or "-em"
+    select_by: str = "nll"  # dev metric of the kept weights: "nll", "-em" or "last"
     lora_rank: int = 0  # 0 = all weights (paper)
     lora_alpha: float = 16.0
     lora_export: str = "merged"  # or "adapter"

@@ -53,7 +53,8 @@ from radit_ray.engines.trainer import Loop, best_weights, fit
 from radit_ray.models.dual_encoder import DualEncoder
 
 VERSION = 2
-SELECT_BY = ("-mrr", "-recall@1", "-recall@5", "kl", "nll")  # '-': larger is better
+# "-": larger is better; "last": the weights of the last step, whatever dev says
+SELECT_BY = ("-mrr", "-recall@1", "-recall@5", "kl", "nll", "last")
 UNIFORM = 0.01  # nats below log k: a target this flat teaches nothing
 
 
@@ -79,7 +80,8 @@ class RFtConfig:
     weight_decay: float = 0.0
     clip: float = 2.0  # largest gradient norm (DRAGON's config)
     eval_every: int = 500  # steps between two looks at dev
-    select_by: str = "-mrr"  # dev metric of the kept weights; others: kl, nll, -recall@1, -recall@5
+    # dev metric of the kept weights; others: kl, nll, -recall@1, -recall@5, last (no choice)
+    select_by: str = "-mrr"
     precision: str = (
         "auto"  # of the forward pass: "bf16" (autocast), "fp32" or "auto"; master weights are fp32
     )
@@ -246,7 +248,7 @@ def _check_dev(config: RFtConfig, scored: Input) -> None:
             f"{scored.path}: no scored row of split 'dev'; retrieve with --dev-share 0.1 or give "
             "dev examples"
         )
-    if judged == {False} and config.select_by not in ("kl", "nll"):
+    if judged == {False} and config.select_by not in ("kl", "nll", "last"):
         raise InputError(
             f"select_by={config.select_by!r}, but dev holds corpus examples only, whose right "
             "chunk "

@@ -287,10 +287,11 @@ def test_raw_files_are_known_by_name_and_content(tmp_path: Path) -> None:
         path = tmp_path / folder / "docs.jsonl"
         path.write_text("{}\n")
         paths.append(str(path))
-    made = [artifacts.file_input([path], path).fingerprint for path in paths]
+    made = [artifacts.file_input([path], ["docs.jsonl"], path).fingerprint for path in paths]
     assert made[0] == made[1]
+    assert artifacts.file_input([paths[0]], ["docs.txt"], "x").fingerprint != made[0]
     Path(paths[0]).write_text("{ }\n")
-    assert artifacts.file_input([paths[0]], "x").fingerprint != made[0]
+    assert artifacts.file_input([paths[0]], ["docs.jsonl"], "x").fingerprint != made[0]
 
 
 def test_artifact_input_says_what_is_wrong(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from radit_ray.core.chunking import chunk_document
 from radit_ray.core.errors import InputError
-from radit_ray.data.readers import iter_documents, iter_file, list_corpus_files
+from radit_ray.data.readers import iter_documents, iter_file, known_by, list_corpus_files
 
 ROWS = [
     {
@@ -223,6 +223,21 @@ def test_text_folder_ids_are_paths_and_titles_headings(tmp_path):
             "date": "",
         },
     ]
+
+
+def test_a_file_is_known_by_what_its_rows_depend_on(tmp_path):
+    for place in ("here", "there/below"):
+        write(tmp_path / place / "a.jsonl", '{"id": "1", "text": "x"}\n')
+        write(tmp_path / place / "texts" / "b.txt", "x")
+    specs = [
+        f"{tmp_path}/here/a.jsonl,{tmp_path}/there/below/texts",
+        f"{tmp_path}/there/below/a.jsonl,{tmp_path}/here/texts",
+    ]
+    rows = [[known_by(file, s) for file in list_corpus_files(s)] for s in specs]
+    assert [names[0] for names in rows] == ["a.jsonl", "a.jsonl"]
+    assert [names[1] for names in rows] == ["there/below/texts/b.txt", "here/texts/b.txt"]
+    ids = [row["id"] for s in specs for row in iter_documents(s) if row["id"] != "1"]
+    assert ids == [names[1] for names in rows]
 
 
 def test_text_ids_are_unique_over_several_folders_and_the_same_in_a_worker(tmp_path):

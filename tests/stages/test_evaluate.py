@@ -39,6 +39,7 @@ def variants_of(chain: Chain) -> tuple[Variant, ...]:
         Variant(name="mixed", k=3, ensemble="tokens", **common),
         Variant(name="one-prompt", k=2, ensemble="concat", **common),
         Variant(name="replug-2shot", k=2, shots=2, **common),
+        Variant(name="replug-again", k=3, **common),
     )
 
 
@@ -72,6 +73,10 @@ def test_each_variant_has_a_folder_with_every_question(evaluated: Artifact, chai
     folders = {name.split("/")[0] for name in shard_names(evaluated.path)}
     assert folders == {variant.name for variant in variants_of(chain)}
     assert evaluated.rows == evaluated.metrics["num_questions"] == 12
+
+
+def test_a_variant_that_is_another_by_name_answers_as_it_does(evaluated: Artifact) -> None:
+    assert predictions(evaluated, "replug-again") == predictions(evaluated, "replug")
 
 
 def test_metrics_are_the_means_of_the_rows(evaluated: Artifact, chain: Chain) -> None:
