@@ -53,6 +53,12 @@ whole runs
   radit tasks      the question sets known by name; radit tasks NAME shows one example of it
   radit doctor     what this machine offers and what is missing
 
+the paper's tables, and more
+  radit evaluate --suite NAME --variants RUN --output DIR
+                   every row of a table on its tasks, beside the paper's values
+  radit few-shot RUN --output DIR
+                   tune a run's LM further on 64 examples of each task (Table 9)
+
 the demo's world
   radit world-lm   train a base LM on the text of a generated world, for radit demo --lm
 
@@ -136,8 +142,11 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "tasks": _tasks,
         "world-lm": _world_lm,
         "doctor": _doctor,
+        "few-shot": _few_shot,
     }
-    if command in STAGES:
+    if command == "evaluate" and any(word.split("=")[0] == "--suite" for word in rest):
+        _suite(rest)
+    elif command in STAGES:
         _stage(command, rest)
     elif command in others:
         others[command](rest)
@@ -343,6 +352,31 @@ def _tasks(arguments: Sequence[str]) -> None:
     from radit_ray.commands import tasks
 
     tasks(args.name, as_json=args.json)
+
+
+def _suite(arguments: Sequence[str]) -> None:
+    """`radit evaluate --suite NAME --variants FILE|RUN --output DIR`."""
+    from radit_ray import suite_commands
+    from radit_ray.data.suites import suites
+
+    about = (
+        "Evaluates every row of a table on its tasks and puts the paper's values beside ours. "
+        f"Suites: {', '.join(suites())}."
+    )
+    args = _parse(suite_commands.SuiteArgs, arguments, "radit evaluate --suite", about)
+    suite_commands.suite(args)
+
+
+def _few_shot(arguments: Sequence[str]) -> None:
+    """`radit few-shot RUN --output DIR`."""
+    from radit_ray import suite_commands
+
+    about = "Tunes a finished run's LM further on 64 examples of each task (paper, Table 9)."
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise InputError("usage: radit few-shot RUN --output DIR (RUN: the folder of a run)")
+    rest = arguments if arguments[0] in ("-h", "--help") else arguments[1:]
+    args = _parse(suite_commands.FewShotArgs, rest, "radit few-shot RUN", about)
+    suite_commands.few_shot(arguments[0], args)
 
 
 def _doctor(arguments: Sequence[str]) -> None:

@@ -164,10 +164,17 @@ def ask(folder: str, question: str, *, variant: str, as_json: bool = False) -> N
 
 
 def report(folder: str) -> None:
-    """Prints a finished run's results as Markdown, and writes its report.html again."""
+    """Prints a finished run's (or suite's) results as Markdown, and writes a run's report.html
+    again.
+    """
     from radit_ray.report.html import write_report
+    from radit_ray.report.suites import suite_page
     from radit_ray.report.table import page
 
+    suite = storage.join(folder, "suite.json")
+    if storage.exists(suite):
+        print(suite_page(storage.read_json(suite), markdown=True))
+        return
     file = storage.join(folder, "results.json")
     if not storage.exists(file):
         raise InputError(f"{folder}: no results.json, expected the folder of a finished run")

@@ -28,7 +28,7 @@ def variants_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
         [name, *(_interval(values.get(metric)) for metric in metrics), MEANING.get(name, "")]
         for name, values in results["variants"].items()
     ]
-    return _table(
+    return text_table(
         [f"variant ({results['num_questions']} questions)", *metrics, "what it is"], rows, markdown
     )
 
@@ -41,7 +41,7 @@ def contrasts_table(results: Mapping[str, Any], *, markdown: bool = False) -> st
         [name.replace("-minus-", " - "), *(_difference(values.get(m)) for m in COMPARED)]
         for name, values in results["contrasts"].items()
     ]
-    return _table(["contrast (detectable)", *COMPARED], rows, markdown)
+    return text_table(["contrast (detectable)", *COMPARED], rows, markdown)
 
 
 def seeds_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -57,7 +57,7 @@ def seeds_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         for metric in ("em", "nll", "recall@1")
     ]
     rows = [row for row in rows if any(float(cell.split()[0]) for cell in row[2:] if cell != "-")]
-    return _table(
+    return text_table(
         ["by training seed", "metric", *(f"seed {seed}" for seed in seeds)], rows, markdown
     )
 
@@ -70,7 +70,7 @@ def retrieval_table(results: Mapping[str, Any], *, markdown: bool = False) -> st
         for name, values in results["variants"].items()
         if "recall@1" in values
     ]
-    return _table(["variant", *metrics], rows, markdown)
+    return text_table(["variant", *metrics], rows, markdown)
 
 
 def articles_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -88,7 +88,9 @@ def articles_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
         ]
         for article, entry in found
     ]
-    return _table(["article", "questions", *(f"{name} f1 / nll" for name in names)], rows, markdown)
+    return text_table(
+        ["article", "questions", *(f"{name} f1 / nll" for name in names)], rows, markdown
+    )
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -138,7 +140,7 @@ def page(results: Mapping[str, Any]) -> str:
             *articles,
             "## Stages",
             "",
-            _table(head, rows, markdown=True),
+            text_table(head, rows, markdown=True),
             "",
         ]
     )
@@ -172,7 +174,7 @@ def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
             for task, variants in tasks.items()
             for name, values in variants.items()
         ]
-        parts.append(_table(["task", "variant", *metrics], rows, markdown))
+        parts.append(text_table(["task", "variant", *metrics], rows, markdown))
     return "\n\n".join(parts)
 
 
@@ -194,7 +196,7 @@ def _difference(cell: Mapping[str, float] | None) -> str:
     return f"{cell['diff']:+.3f} [{cell['low']:+.3f}, {cell['high']:+.3f}]{clear}{detectable}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
     if markdown:
         lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
