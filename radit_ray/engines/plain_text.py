@@ -1,10 +1,10 @@
 """Plain text through retrieval and ensemble: what adapters to other people's evaluations ask for.
 
 In: an opened variant and texts as somebody else formatted them. Out: log-probabilities of
-continuations and of whole texts, and continuations. A prompt is "Background: {title} {text}\\n\\n" +
-the context, one for each of the variant's k chunks (one with all of them for `concat`); a variant
-without chunks is its plain LM. docs/evaluation.md says what is retrieved with, and what gives way
-in a short context.
+continuations and of whole texts, and continuations. A prompt is the background of one chunk in
+front of the context, "Background: {title} {text}\\n\\n" + context, so k prompts (`concat`: one with
+all chunks); a variant without chunks is its plain LM. docs/evaluation.md says what is retrieved
+with, and what gives way in a short context.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import collections
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
