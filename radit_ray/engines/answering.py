@@ -278,11 +278,11 @@ def _candidates(
         decoded = iter(clean_answer(lm.text(answer)) for answer in ids)
         for i in alone:
             own = [next(decoded) for _ in prompts[i]]
-            found[i] = _unique(lm, own, weights[i], variant.max_answers)
+            found[i] = unique_answers(lm, own, weights[i], variant.max_answers)
     return found, tokens
 
 
-def _unique(
+def unique_answers(
     lm: CausalLM, chunk_answers: list[str], weight_K: np.ndarray, max_answers: int
 ) -> Candidates:
     """Unique non-empty answers, those whose prompts hold most p_R first. A single one needs no

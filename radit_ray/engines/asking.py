@@ -1,7 +1,12 @@
-"""One question to a finished run, in this process: no cluster is started for it."""
+"""A finished run's variant opened in this process, no cluster started, and one question to it.
+
+`open_variant` is how whatever answers outside a stage gets at LM, retriever and index: `radit ask`,
+adapters to other people's evaluations.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
@@ -17,10 +22,22 @@ from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
 
 
-def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
-    """The prediction row of one question, with `titles` and `texts` of its chunks.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """One variant of a run, ready to answer; `variant.t_r` is resolved."""
 
-    InputError where `run` is no finished run or has no such variant.
+    variant: Variant
+    lm: CausalLM
+    encoder: DualEncoder
+    index: ShardedIndex
+
+
+def open_variant(run: str, name: str, *, device: str = "cpu", lm_precision: str = "fp32") -> Opened:
+    """LM, query encoder and index of a variant, as run.json names them; index shards in this
+    process.
+
+    InputError where `run` is no finished run or has no such variant, or where that one needs
+    demonstrations.
     """
     quiet()
     file = storage.join(run, "run.json")
@@ -30,24 +47,44 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
             "end first"
         )
     variants = storage.read_json(file)["variants"]
-    if variant not in variants:
-        raise InputError(f"run {run} has no variant {variant!r}{nearest(variant, variants)}")
+    if name not in variants:
+        raise InputError(f"run {run} has no variant {name!r}{nearest(name, variants)}")
+    made = variants[name]
+    if made["shots"]:
+        raise InputError(f"variant {name!r} answers with demonstrations; use another variant")
+    path = {part: inside_run(run, made[part]) for part in ("lm", "query_encoder", "index")}
+    fields = ("k", "ensemble", "t_r", "template", "max_new_tokens", "max_answers", "eos_token")
+    return Opened(
+        variant=Variant(name=name, lm=path["lm"], **{field: made[field] for field in fields}),
+        index=ShardedIndex.open(path["index"], nprobe=made["nprobe"], remote=False),
+        encoder=DualEncoder.load(
+            local_model(path["query_encoder"]),
+            preset=made["preset"],
+            device=device,
+            separate=False,
+        ),
+        lm=CausalLM.load(
+            local_model(path["lm"]),
+            precision=lm_precision,
+            device=device,
+            eos_token=made["eos_token"],
+        ),
+    )
+
+
+def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
+    """The prediction row of one question, with `titles` and `texts` of its chunks.
+
+    InputError for an empty question, and as `open_variant`.
+    """
     if not question.strip():
         raise InputError("the question is empty; give some text")
-    made = variants[variant]
-    if made["shots"]:
-        raise InputError(f"variant {variant!r} answers with demonstrations; ask another variant")
-    record = {name: inside_run(run, made[name]) for name in ("lm", "query_encoder", "index")}
+    opened = open_variant(run, variant)
+    chosen = opened.variant
     # an answer is not known: the row only needs one to be complete
     row = example_row({"id": "ask", "question": question, "answers": ["unknown"], "split": "eval"})
-    fields = ("k", "ensemble", "t_r", "template", "max_new_tokens", "max_answers", "eos_token")
-    chosen = Variant(name=variant, lm=record["lm"], **{name: made[name] for name in fields})
-    index = ShardedIndex.open(record["index"], nprobe=made["nprobe"], remote=False)
-    retriever = local_model(record["query_encoder"])
-    encoder = DualEncoder.load(retriever, preset=made["preset"], separate=False)
-    ranked = rank([row], encoder, index, k=max(1, chosen.k))
-    lm = CausalLM.load(local_model(record["lm"]), eos_token=chosen.eos_token)
-    predictions, _ = answer_batch(lm, ranked, chosen, t_r=chosen.t_r)
+    ranked = rank([row], opened.encoder, opened.index, k=max(1, chosen.k))
+    predictions, _ = answer_batch(opened.lm, ranked, chosen, t_r=chosen.t_r)
     shown = len(predictions[0]["p_r"]) if chosen.k else 0  # concat: all chunks in one prompt
     names = ("question", "prediction", "p_r", "chunk_ids", "chunk_answers")
     return {

@@ -244,7 +244,7 @@ class CausalLM:
         num_cut = 0
         if len(background) > budget:
             body = background
-            background = self._cut_background(prompt.background, budget)
+            background = self.cut_background(prompt.background, budget)
             num_cut = len(body) - len(background)
         shot_ids = itertools.chain.from_iterable(shots[len(shots) - kept :])
         return FittedPrompt(
@@ -252,6 +252,19 @@ class CausalLM:
             num_background_cut=num_cut,
             num_shots_dropped=len(shots) - kept,
         )
+
+    def cut_background(self, background: str, budget: int) -> list[int]:
+        """The first tokens of the background plus the tokens of its closing newlines, at most
+        `budget` together.
+        """
+        body = background.rstrip("\n")
+        anchor = self.encode(".")
+        closing = (
+            self.encode("." + background[len(body) :])[len(anchor) :] if body != background else []
+        )
+        if budget <= len(closing):
+            return []  # a background of newlines alone says nothing
+        return [*self.encode(body)[: budget - len(closing)], *closing]
 
     def round_trip_share(self, answers: Sequence[str]) -> float:
         """Share of answers that survive encode and decode under the EM normalisation; 1.0 for no
@@ -287,6 +300,7 @@ class CausalLM:
         *,
         max_new_tokens: int,
         stop_newline: bool = True,
+        stop: Sequence[str] = (),
         group_size: int = 1,
         log_p_r: Tensor | NDArray[np.float32] | None = None,
         batch_tokens: int = 8192,
@@ -299,6 +313,7 @@ class CausalLM:
             prompts,
             max_new_tokens=max_new_tokens,
             stop_newline=stop_newline,
+            stop=stop,
             group_size=group_size,
             log_p_r=log_p_r,
             batch_tokens=batch_tokens,
@@ -308,19 +323,6 @@ class CausalLM:
     def _is_wordpiece(self) -> bool:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         return type(getattr(backend, "decoder", None)).__name__ == "WordPiece"
-
-    def _cut_background(self, background: str, budget: int) -> list[int]:
-        """The first tokens of the background plus the tokens of its closing newlines, at most
-        `budget` together.
-        """
-        body = background.rstrip("\n")
-        anchor = self.encode(".")
-        closing = (
-            self.encode("." + background[len(body) :])[len(anchor) :] if body != background else []
-        )
-        if budget <= len(closing):
-            return []  # a background of newlines alone says nothing
-        return [*self.encode(body)[: budget - len(closing)], *closing]
 
 
 _BERT_LIKE = frozenset(

@@ -3,8 +3,8 @@
 
 In: prompt ids, at most one group of K per example with log p_R. Out: one list of new ids per
 example. The model runs through transformers' `generate` with left padding; what differs from a
-plain call lies in one logits processor (the mixture) and one stopping rule (a newline ends the
-answer).
+plain call lies in one logits processor (the mixture) and two stopping rules (a newline ends the
+answer, or a string does).
 """
 
 from __future__ import annotations
@@ -56,6 +56,22 @@ class NewlineCriteria(StoppingCriteria):  # type: ignore[misc]
         return torch.isin(input_ids[:, -1], self.newline_ids)
 
 
+class TextCriteria(StoppingCriteria):  # type: ignore[misc]
+    """Ends a row when the text of its newest tokens holds one of some strings."""
+
+    def __init__(self, stop: Sequence[str], tokenizer: Any, width: int) -> None:
+        self.stop, self.tokenizer = stop, tokenizer
+        self.width = width  # tokens of the prompt, which may hold any string
+        # a token holds a byte or more, so a string that has just ended lies within these
+        self.num_tokens = max(len(text.encode()) for text in stop)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        newest = input_ids[:, max(self.width, input_ids.shape[1] - self.num_tokens) :]
+        texts = self.tokenizer.batch_decode(newest, clean_up_tokenization_spaces=False)
+        ended = [any(text in words for text in self.stop) for words in texts]
+        return torch.tensor(ended, device=input_ids.device)
+
+
 @torch.inference_mode()
 def greedy(
     lm: CausalLM,
@@ -63,6 +79,7 @@ def greedy(
     *,
     max_new_tokens: int,
     stop_newline: bool = True,
+    stop: Sequence[str] = (),
     group_size: int = 1,
     log_p_r: Tensor | NDArray[np.float32] | None = None,
     batch_tokens: int = 8192,
@@ -71,7 +88,8 @@ def greedy(
 
     prompts: B * group_size id lists, an example's K prompts in a row. log_p_r (B, K), nats: weights
     of the K prompts; needed where group_size > 1 (Eq. 2 per token, EOS in the mixture); minus
-    infinity leaves a prompt out. Groups are never split over batches; batches hold rows * (longest
+    infinity leaves a prompt out. stop: strings that end a continuation; they stay in it, for the
+    caller to cut the text. Groups are never split over batches; batches hold rows * (longest
     prompt + max_new_tokens) <= batch_tokens, at least one group.
     """
     p_r_BK = _weights(log_p_r, len(prompts), group_size)
@@ -91,7 +109,7 @@ def greedy(
     for batch in length_buckets([length * group_size for length in lengths], batch_tokens):
         rows = [prompt for example in batch for prompt in groups[example]]
         weights = None if p_r_BK is None else p_r_BK[batch].to(lm.device)
-        new_ids = _run(lm, rows, weights, max_new_tokens, stop_newline)
+        new_ids = _run(lm, rows, weights, max_new_tokens, stop_newline, stop)
         for position, example in enumerate(batch):
             results[example] = _cut(lm, new_ids[position * group_size], stop_newline)
     return results
@@ -103,6 +121,7 @@ def _run(
     p_r_BK: Tensor | None,
     max_new_tokens: int,
     stop_newline: bool,
+    stop: Sequence[str],
 ) -> list[list[int]]:
     """New ids per row (padded with pad_id after the row's end) of one `generate` call."""
     width = max(map(len, rows))
@@ -111,9 +130,11 @@ def _run(
     for row, ids in enumerate(rows):
         input_ids_BT[row, width - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         mask_BT[row, width - len(ids) :] = 1
-    criteria = (
-        [NewlineCriteria(lm.newline_ids, lm.device)] if stop_newline and lm.newline_ids else []
-    )
+    criteria: list[StoppingCriteria] = []
+    if stop_newline and lm.newline_ids:
+        criteria.append(NewlineCriteria(lm.newline_ids, lm.device))
+    if stop:
+        criteria.append(TextCriteria(stop, lm.tokenizer, width))
     output_BT = lm.model.generate(
         input_ids=input_ids_BT.to(lm.device),
         attention_mask=mask_BT.to(lm.device),

@@ -1,13 +1,13 @@
 """Prompts and answers -> answer log-probs: what Eq. 2 and Eq. 4 need of an LM.
 
-In: a loaded `CausalLM`, token ids. Out: log p_LM(y | c o x), one number a pair. Answers of one
-prompt go into one row where the model allows, so that options and candidates cost little more than
-their prompt.
+In: a loaded `CausalLM`, token ids. Out: log p_LM(y | c o x), one number a pair, or the p_R-weighted
+mixture of an answer over an example's prompts. Answers of one prompt go into one row where the
+model allows, so that options and candidates cost little more than their prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from radit_ray.core.ensembles import answers as mix_answers
+from radit_ray.core.ensembles import tokens as mix_tokens
 from radit_ray.core.errors import InputError
 from radit_ray.models.batches import (
     Batch,
@@ -29,6 +31,8 @@ from radit_ray.models.batches import (
 if TYPE_CHECKING:
     from radit_ray.models.causal_lm import CausalLM
 
+# an example's prompts, and the answers that stand behind each of them
+Group = tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]
 _SCORE_ROWS = 1024  # answer tokens per fp32 log-softmax: 0.5 GB at a vocabulary of 128k
 
 
@@ -47,13 +51,7 @@ def answer_logprobs(
     length under `batch_tokens` (rows * longest row) and come back in the order given.
     """
     pairs: list[Pair] = list(zip(prompts, answers, strict=True))
-    longest = max((len(prompt) + len(answer) for prompt, answer in pairs), default=0)
-    if longest > lm.context_length:
-        raise InputError(
-            f"a prompt with its answer has {longest} tokens, the LM's context is "
-            f"{lm.context_length}; "
-            "fit it with prompt_ids(prompt, room=len(answer))"
-        )
+    _check_context(lm, max((len(prompt) + len(answer) for prompt, answer in pairs), default=0))
     logprob_B = np.zeros(len(pairs), dtype=np.float32)
     lm.last_num_tokens = 0
     rows = _rows(lm, pairs)
@@ -75,6 +73,109 @@ def answer_logprobs(
             numbers = [number for row in chosen for number in row]
             logprob_B[numbers] = _sums(lm, batch, len(numbers))
     return logprob_B
+
+
+@torch.inference_mode()
+def mixture_logprobs(
+    lm: CausalLM,
+    prompts: Sequence[Sequence[Sequence[int]]],
+    answers: Sequence[Sequence[Sequence[int]]],
+    p_r: Sequence[NDArray[np.float32]],
+    *,
+    batch_tokens: int = 8192,
+) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """For each example, with K prompts, U answers and p_R (K,): log sum_k p_R(k) p_LM(u | prompt k)
+    in nats, (U,), and whether u is what greedy decoding of the mixture writes, (U,): each of its
+    tokens has most probability in `ensembles.tokens`.
+
+    An example's prompts share a batch; its answers share a prompt's row where the model allows and
+    the context has room.
+    """
+    results = [
+        (np.zeros(len(own), dtype=np.float32), np.zeros(len(own), dtype=np.bool_))
+        for own in answers
+    ]
+    parts = [
+        (example, numbers, (prompts[example], [answers[example][n] for n in numbers]))
+        for example in range(len(answers))
+        for numbers in _together(lm, prompts[example], answers[example])
+    ]
+    lm.last_num_tokens = 0
+    for shared in (True, False):
+        kind = [part for part in parts if (len(part[1]) > 1) == shared]
+        lengths = [
+            len(own) * (max(map(len, own)) + sum(map(len, behind))) for _, _, (own, behind) in kind
+        ]
+        for bucket in length_buckets(lengths, on_device(batch_tokens, lm.device)):
+            chosen = [kind[place] for place in bucket]
+            logits = _logits(lm, [group for _, _, group in chosen], shared=shared)
+            for (example, numbers, (_, behind)), (logits_KTV, target_T) in zip(
+                chosen, logits, strict=True
+            ):
+                p_r_K = torch.from_numpy(p_r[example]).to(lm.device)
+                logprob_U, greedy_U = _mixed(logits_KTV, target_T, [*map(len, behind)], p_r_K)
+                results[example][0][numbers] = logprob_U
+                results[example][1][numbers] = greedy_U
+    return results
+
+
+def _together(
+    lm: CausalLM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Numbers of the answers that go behind an example's prompts at once: all, or one by one."""
+    longest = max(map(len, prompts))
+    _check_context(lm, longest + max(map(len, answers), default=0))
+    fits = longest + sum(map(len, answers)) <= lm.context_length
+    if len(answers) > 1 and fits and lm.shares_prompts:
+        return [list(range(len(answers)))]
+    return [[number] for number in range(len(answers))]
+
+
+def _logits(lm: CausalLM, groups: list[Group], *, shared: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """(logits_KTV, target_T) of each group, T over its answers one behind the other, from one
+    forward pass.
+    """
+    rows = [(prompt, answers) for prompts, answers in groups for prompt in prompts]
+    if shared:
+        batch = shared_batch([prompt for prompt, _ in rows], [own for _, own in rows], lm.pad_id)
+    else:
+        batch = padded_batch([(prompt, answer) for prompt, (answer,) in rows], lm.pad_id)
+    batch = batch.to(lm.device)
+    lm.last_num_tokens += batch.num_tokens
+    logits_NV, target_N, _ = answer_logits(lm, batch, logits_to_keep=lm.logits_to_keep)
+    sizes = [sum(map(len, answers)) for _, answers in groups]
+    counts = [len(prompts) * size for (prompts, _), size in zip(groups, sizes, strict=True)]
+    for logits, target, size in zip(
+        torch.split(logits_NV, counts), torch.split(target_N, counts), sizes, strict=True
+    ):
+        yield logits.view(-1, size, logits.shape[-1]), target[:size]
+
+
+def _mixed(
+    logits_KTV: Tensor, target_T: Tensor, sizes: list[int], p_r_K: Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(log-prob, greedy) of the U answers of these sizes that make up T."""
+    logprobs, hits = [], []
+    step = max(1, _SCORE_ROWS // len(p_r_K))  # slices, as in _token_logprobs
+    for logits, target in zip(
+        torch.split(logits_KTV, step, 1), torch.split(target_T, step), strict=True
+    ):
+        flat = _token_logprobs(logits.flatten(0, 1), target.repeat(len(p_r_K)))
+        logprobs.append(flat.view(len(p_r_K), -1))
+        hits.append(mix_tokens(logits.transpose(0, 1), p_r_K).argmax(-1) == target)
+    logprob_KT, hit_T = torch.cat(logprobs, 1), torch.cat(hits)
+    logprob_UK = torch.stack([part.sum(1) for part in torch.split(logprob_KT, sizes, 1)])
+    greedy_U = torch.stack([part.all() for part in torch.split(hit_T, sizes)])
+    return mix_answers(logprob_UK, p_r_K).cpu().numpy(), greedy_U.cpu().numpy()
+
+
+def _check_context(lm: CausalLM, longest: int) -> None:
+    if longest > lm.context_length:
+        raise InputError(
+            f"a prompt with its answer has {longest} tokens, the LM's context is "
+            f"{lm.context_length}; "
+            "fit it with prompt_ids(prompt, room=len(answer))"
+        )
 
 
 def _rows(lm: CausalLM, pairs: list[Pair]) -> list[list[int]]:

@@ -80,6 +80,25 @@ def test_eos_and_newline_end_an_answer(lm_folder: Callable[[str], str]) -> None:
     assert lm.generate(PROMPTS[:1], max_new_tokens=8, stop_newline=False)[0] == free[:cut]
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_string_ends_a_continuation_also_across_tokens(
+    lm_folder: Callable[[str], str], kind: str
+) -> None:
+    lm = CausalLM.load(lm_folder(kind))
+    free = [lm.generate([p], max_new_tokens=12, stop_newline=False)[0] for p in PROMPTS]
+    whole = lm.last_num_tokens
+    words = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in free]
+    stop = words[-1][3:6]
+    found = lm.generate(PROMPTS[-1:], max_new_tokens=12, stop_newline=False, stop=[stop])[0]
+    assert found == free[-1][: len(found)]
+    assert stop in lm.tokenizer.decode(found)
+    assert stop not in lm.tokenizer.decode(found[:-1])
+    assert lm.last_num_tokens < whole
+    together = lm.generate(PROMPTS, max_new_tokens=12, stop_newline=False, stop=[stop, "no such"])
+    cut = [lm.tokenizer.decode(ids, skip_special_tokens=True).split(stop)[0] for ids in together]
+    assert cut == [text.split(stop)[0] for text in words]
+
+
 def test_the_checkpoints_sampling_settings_are_ignored(
     lm_folder: Callable[[str], str], tmp_path
 ) -> None:

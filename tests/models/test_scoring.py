@@ -1,5 +1,5 @@
 """Contract: answers of one prompt, scored in one row, have the log-probs they have alone; the
-prompt is computed once.
+prompt is computed once; the mixture of several prompts is the weighted mean of probabilities.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from transformers import GPT2LMHeadModel
 from radit_ray.core.errors import InputError
 from radit_ray.models.batches import answer_logits, padded_batch, shared_batch, supports_sharing
 from radit_ray.models.causal_lm import CausalLM
+from radit_ray.models.scoring import mixture_logprobs
 
 LM_KINDS = ("llama", "qwen3", "gpt2", "bert")
 PROMPTS = [[5, 60, 71, 200, 33, 9], [77, 78, 120], [11]]
@@ -97,3 +98,55 @@ def test_an_answer_beyond_the_context_is_refused(lm_folder: Callable[[str], str]
     lm = CausalLM.load(lm_folder("llama"))
     with pytest.raises(InputError, match="context is"):
         lm.answer_logprobs([[5] * lm.context_length], [[6]])
+
+
+@pytest.mark.parametrize("kind", LM_KINDS)
+def test_the_mixture_of_prompts_equals_the_slow_loop(
+    lm_folder: Callable[[str], str], kind: str
+) -> None:
+    lm = CausalLM.load(lm_folder(kind))
+    prompts = [PROMPTS, [[8, 9, 10], [60, 61]], [[33, 44]]]
+    p_r = [np.array(weights, dtype=np.float32) for weights in ([0.2, 0.5, 0.3], [0.9, 0.1], [1.0])]
+    written = [
+        lm.generate(
+            own,
+            max_new_tokens=3,
+            stop_newline=False,
+            group_size=len(own),
+            log_p_r=torch.from_numpy(weight_K).log()[None],
+        )[0]
+        for own, weight_K in zip(prompts, p_r, strict=True)
+    ]
+    answers = [[[40, 41], written[0], [17]], [written[1]], [[*written[2][:-1], 99], written[2]]]
+    expected = [
+        [
+            np.log(sum(w * np.exp(slow_logprob(lm, p, a)) for p, w in zip(own, p_r_K, strict=True)))
+            for a in behind
+        ]
+        for own, behind, p_r_K in zip(prompts, answers, p_r, strict=True)
+    ]
+    greedy = [
+        [a == ids[: len(a)] for a in behind] for ids, behind in zip(written, answers, strict=True)
+    ]
+    assert {*greedy[0], *greedy[2]} == {True, False}
+    for batch_tokens in (8192, 1):
+        found = mixture_logprobs(lm, prompts, answers, p_r, batch_tokens=batch_tokens)
+        for (logprob_U, _), slow_U in zip(found, expected, strict=True):
+            np.testing.assert_allclose(logprob_U, slow_U, atol=1e-4)
+        assert [greedy_U.tolist() for _, greedy_U in found] == greedy
+
+
+def test_a_mixture_computes_a_prompt_once_where_the_context_has_room(
+    lm_folder: Callable[[str], str],
+) -> None:
+    lm = CausalLM.load(lm_folder("llama"))
+    prompts = [[[7] * 40, [8] * 40]]
+    weights = [np.array([0.5, 0.5], dtype=np.float32)]
+    mixture_logprobs(lm, prompts, [[[20 + n] * 10 for n in range(4)]], weights)
+    assert lm.last_num_tokens == 2 * (40 + 4 * 9)
+    longer = [[20 + n] * (lm.context_length // 4) for n in range(4)]  # do not fit side by side
+    found = mixture_logprobs(lm, prompts, [longer], weights)[0][0]
+    alone = [mixture_logprobs(lm, prompts, [[a]], weights)[0][0][0] for a in longer]
+    np.testing.assert_allclose(found, alone, rtol=1e-4)
+    with pytest.raises(InputError, match="context is"):
+        mixture_logprobs(lm, prompts, [[[9] * lm.context_length]], weights)
