@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.data import storage
-from radit_ray.data.artifacts import inside_run
+from radit_ray.data.artifacts import inside_run, run_record
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import Variant, answer_batch
 from radit_ray.engines.connect import quiet
@@ -23,13 +22,7 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
     InputError where `run` is no finished run or has no such variant.
     """
     quiet()
-    file = storage.join(run, "run.json")
-    if not storage.exists(file):
-        raise InputError(
-            f"{run}: no run.json, expected the folder of a finished `radit run`; run it to its "
-            "end first"
-        )
-    variants = storage.read_json(file)["variants"]
+    variants = run_record(run)["variants"]
     if variant not in variants:
         raise InputError(f"run {run} has no variant {variant!r}{nearest(variant, variants)}")
     if not question.strip():
