@@ -50,6 +50,8 @@ start here
 whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
   radit report RUN a finished run's report.html, and its tables as Markdown
+  radit challenge RUN --output DIR
+                   what the paper did not measure: knowledge kept, wrong chunks, swapped answers
   radit tasks      the question sets known by name; radit tasks NAME shows one example of it
   radit doctor     what this machine offers and what is missing
 
@@ -139,6 +141,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "run": _run,
         "ask": _ask,
         "report": _report,
+        "challenge": _challenge,
         "tasks": _tasks,
         "world-lm": _world_lm,
         "doctor": _doctor,
@@ -335,6 +338,43 @@ def _report(arguments: Sequence[str]) -> None:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise InputError("usage: radit report RUN (a folder with results.json)")
     report(arguments[0])
+
+
+def _challenge(arguments: Sequence[str]) -> None:
+    """`radit challenge RUN --output DIR [--variants a,b] [--limit N] [--split eval]`."""
+    import tyro
+
+    from radit_ray.engines.resources import Resources
+
+    def option(kind: Any, text: str) -> Any:
+        return Annotated[kind, tyro.conf.arg(help=text)]
+
+    about = (
+        "What the paper did not measure, on a finished run: what the LMs still know without "
+        "chunks, what one wrong chunk does to them, and whether they say what their chunks say."
+    )
+    variants = "variants of the run, one for each LM, with commas; none = the first of each LM"
+    fields: list[Any] = [
+        ("run", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="folder of the run")]),
+        ("output", option(str, "folder of challenge.json, challenge.md and what they rest on")),
+        ("variants", option(str, variants), ""),
+        ("split", option(str, "of the questions: train, dev or eval"), "eval"),
+        ("limit", option(int, "questions, a seeded choice; 0 = all that qualify"), 0),
+        ("texts", option(int, "chunks read as plain text; 0 = all of 16 shards"), 500),
+        ("seed", option(int, "of every choice"), 0),
+        ("resources", Resources, Resources()),
+        ("json", option(bool, "print challenge.json instead of tables"), False),
+    ]
+    kind = dataclasses.make_dataclass("ChallengeArgs", fields, kw_only=True, frozen=True)
+    args = _parse(kind, arguments, "radit challenge", about)
+    from radit_ray.challenge import ChallengeConfig
+    from radit_ray.commands import challenge
+
+    names = tuple(name.strip() for name in args.variants.split(",") if name.strip())
+    config = ChallengeConfig(
+        variants=names, split=args.split, limit=args.limit, num_texts=args.texts, seed=args.seed
+    )
+    challenge(config, args.run, args.output, resources=args.resources, as_json=args.json)
 
 
 def _tasks(arguments: Sequence[str]) -> None:

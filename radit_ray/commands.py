@@ -17,7 +17,9 @@ from radit_ray.data.world import WorldConfig
 from radit_ray.demo_world import demo_inputs
 
 if TYPE_CHECKING:
+    from radit_ray.challenge import ChallengeConfig
     from radit_ray.cli import RunArgs
+    from radit_ray.engines.resources import Resources
     from radit_ray.recipes import Recipe
 
 
@@ -180,6 +182,22 @@ def report(folder: str) -> None:
         raise InputError(f"{folder}: no results.json, expected the folder of a finished run")
     print(page(storage.read_json(file)))
     print(f"radit: {write_report(folder)}: open it in a browser", file=sys.stderr)
+
+
+def challenge(
+    config: ChallengeConfig, run: str, output: str, *, resources: Resources, as_json: bool = False
+) -> None:
+    """Challenges a finished run; prints the tables and writes them as a page."""
+    from radit_ray import challenge as challenges
+    from radit_ray.engines.connect import connect
+    from radit_ray.report.challenge import page, render
+
+    challenges.check(config, run)  # before a cluster is started for nothing
+    connect()
+    results = challenges.challenge(config, run=run, output=output, resources=resources)
+    file = storage.join(output, "challenge.md")
+    storage.write_bytes(file, page(results).encode())
+    print(json.dumps(results) if as_json else f"\n{render(results)}\n\n{file} written")
 
 
 def tasks(name: str, *, as_json: bool = False) -> None:

@@ -38,6 +38,7 @@ from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.causal_lm import CausalLM
 
 VERSION = 4
+RANKED_BY = ("retrieve", "challenge")  # whose artifacts hold ranked rows with questions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,11 +75,11 @@ def evaluate(
         check_variant(variant)
     for contrast in config.contrasts:
         check_contrast(contrast, names)
-    ranked_of = {v.name: artifact_input(v.ranked or ranked, "retrieve") for v in config.variants}
+    ranked_of = {v.name: artifact_input(v.ranked or ranked, RANKED_BY) for v in config.variants}
     lm_of = {v.name: model_input(v.lm, what="lm") for v in config.variants}
     # what each variant's paths hold is part of the identity, the paths are not
     plain = tuple(dataclasses.replace(v, lm="", ranked="") for v in config.variants)
-    inputs = {"ranked": artifact_input(ranked, "retrieve")}
+    inputs = {"ranked": artifact_input(ranked, RANKED_BY)}
     inputs |= {
         f"ranked/{name}": value for name, value in ranked_of.items() if value != inputs["ranked"]
     }
