@@ -50,6 +50,8 @@ start here
 whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
   radit report RUN a finished run's report.html, and its tables as Markdown
+  radit predictions RUN VARIANT --output FILE
+                   one variant's answers as JSONL, Parquet, or KILT's prediction format
   radit tasks      the question sets known by name; radit tasks NAME shows one example of it
   radit doctor     what this machine offers and what is missing
 
@@ -139,6 +141,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "run": _run,
         "ask": _ask,
         "report": _report,
+        "predictions": _predictions,
         "tasks": _tasks,
         "world-lm": _world_lm,
         "doctor": _doctor,
@@ -335,6 +338,33 @@ def _report(arguments: Sequence[str]) -> None:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise InputError("usage: radit report RUN (a folder with results.json)")
     report(arguments[0])
+
+
+def _predictions(arguments: Sequence[str]) -> None:
+    """`radit predictions RUN VARIANT [--task NAME] [--format jsonl|kilt|parquet] --output FILE`."""
+    import tyro
+
+    def word(text: str) -> Any:
+        return Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]
+
+    forms = Literal["jsonl", "kilt", "parquet"]
+    form = tyro.conf.arg(name="format", help="kilt: what KILT's scorer reads, one task a file")
+    fields: list[Any] = [
+        ("run", word("folder of a finished run, or of an evaluate artifact")),
+        ("variant", word("a variant of it, such as radit")),
+        (
+            "output",
+            Annotated[str, tyro.conf.arg(help="the file, replaced at once when it is whole")],
+        ),
+        ("form", Annotated[forms, form], "jsonl"),
+        ("task", Annotated[str, tyro.conf.arg(help="questions of this task only")], ""),
+    ]
+    about = "Writes one variant's predictions, question by question, for other tools."
+    kind = dataclasses.make_dataclass("PredictionsArgs", fields, kw_only=True, frozen=True)
+    args = _parse(kind, arguments, "radit predictions", about)
+    from radit_ray.commands import predictions
+
+    predictions(args.run, args.variant, task=args.task, form=args.form, output=args.output)
 
 
 def _tasks(arguments: Sequence[str]) -> None:

@@ -1,5 +1,5 @@
-"""What the `radit` commands do once their options are read: run a recipe, ask, report, look at the
-machine.
+"""What the `radit` commands do once their options are read: run a recipe, ask, report, export
+predictions, look at the machine.
 """
 
 from __future__ import annotations
@@ -180,6 +180,17 @@ def report(folder: str) -> None:
         raise InputError(f"{folder}: no results.json, expected the folder of a finished run")
     print(page(storage.read_json(file)))
     print(f"radit: {write_report(folder)}: open it in a browser", file=sys.stderr)
+
+
+def predictions(folder: str, variant: str, *, task: str, form: str, output: str) -> None:
+    """Writes a variant's predictions to one file, for other tools."""
+    from radit_ray.report.predictions import NO_ANSWER, write_predictions
+
+    count = write_predictions(folder, variant, output=output, form=form, task=task)
+    print(f"{output}: {count['rows']} predictions of {variant}")
+    if count["empty"]:
+        written = f", written as {NO_ANSWER!r}" if form == "kilt" else ""
+        print(f"radit: {count['empty']} of them are empty{written}", file=sys.stderr)
 
 
 def tasks(name: str, *, as_json: bool = False) -> None:
