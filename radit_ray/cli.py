@@ -235,6 +235,13 @@ def _parse(kind: Any, arguments: Sequence[str], program: str, description: str =
         raise InputError(f"{_one_line(words)} (see {program} --help)") from None
 
 
+def _word(text: str) -> Any:
+    """A required word of a command, by its place."""
+    import tyro
+
+    return Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]
+
+
 def _stage(command: str, arguments: Sequence[str]) -> None:
     """One stage: its config's fields, its inputs, --output, --resources.*, --json."""
     import tyro
@@ -306,12 +313,9 @@ def _ask(arguments: Sequence[str]) -> None:
     """
     import tyro
 
-    def word(text: str) -> Any:
-        return Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]
-
     fields: list[Any] = [
-        ("run", word("folder of the run")),
-        ("question", word("your question, in quotes")),
+        ("run", _word("folder of the run")),
+        ("question", _word("your question, in quotes")),
         ("variant", Annotated[str, tyro.conf.arg(help="a variant of the run")], "radit"),
         ("json", Annotated[bool, tyro.conf.arg(help="print the prediction row")], False),
     ]
@@ -344,14 +348,11 @@ def _predictions(arguments: Sequence[str]) -> None:
     """`radit predictions RUN VARIANT [--task NAME] [--format jsonl|kilt|parquet] --output FILE`."""
     import tyro
 
-    def word(text: str) -> Any:
-        return Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]
-
     forms = Literal["jsonl", "kilt", "parquet"]
     form = tyro.conf.arg(name="format", help="kilt: what KILT's scorer reads, one task a file")
     fields: list[Any] = [
-        ("run", word("folder of a finished run, or of an evaluate artifact")),
-        ("variant", word("a variant of it, such as radit")),
+        ("run", _word("folder of a finished run, or of an evaluate artifact")),
+        ("variant", _word("a variant of it, such as radit")),
         (
             "output",
             Annotated[str, tyro.conf.arg(help="the file, replaced at once when it is whole")],
