@@ -7,14 +7,11 @@ meant.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import importlib
-import io
 import json
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -22,8 +19,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
+from radit_ray import cli_results as results
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data.world import WorldConfig
+from radit_ray.options import one_line, parse
 
 STAGES = {  # command -> its inputs, in the order of the method
     "chunk": ("corpus",),
@@ -52,6 +51,8 @@ whole runs
   radit report RUN a finished run's report.html, and its tables as Markdown
   radit challenge RUN --output DIR
                    what the paper did not measure: knowledge kept, wrong chunks, swapped answers
+  radit predictions RUN VARIANT --output FILE
+                   one variant's answers as JSONL, Parquet, or KILT's prediction format
   radit tasks      the question sets known by name; radit tasks NAME shows one example of it
   radit doctor     what this machine offers and what is missing
 
@@ -139,16 +140,17 @@ def _dispatch(arguments: Sequence[str]) -> None:
     others: dict[str, Callable[[Sequence[str]], None]] = {
         "demo": lambda rest: _run(["demo", *rest]),
         "run": _run,
-        "ask": _ask,
-        "report": _report,
-        "challenge": _challenge,
-        "tasks": _tasks,
+        "ask": results.ask,
+        "report": results.report,
+        "challenge": results.challenge,
+        "predictions": results.predictions,
+        "tasks": results.tasks,
         "world-lm": _world_lm,
         "doctor": _doctor,
-        "few-shot": _few_shot,
+        "few-shot": results.few_shot,
     }
     if command == "evaluate" and any(word.split("=")[0] == "--suite" for word in rest):
-        _suite(rest)
+        results.suite(rest)
     elif command in STAGES:
         _stage(command, rest)
     elif command in others:
@@ -164,7 +166,7 @@ def _guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except InputError as error:
-        print(f"radit: {_one_line(error)}", file=sys.stderr)
+        print(f"radit: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -203,36 +205,10 @@ def _failed(error: BaseException) -> int:
     # Ray's errors carry the worker's traceback as text; its last line says what happened
     last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     print(
-        f"radit: failed: {_one_line(last[-1])} (traceback in {file.name}); the same command "
-        "resumes",
+        f"radit: failed: {one_line(last[-1])} (traceback in {file.name}); the same command resumes",
         file=sys.stderr,
     )
     return 1
-
-
-def _one_line(value: object) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m", "", str(value))).strip()
-
-
-def _parse(kind: Any, arguments: Sequence[str], program: str, description: str = "") -> Any:
-    """tyro, with its framed messages folded into the one line of an InputError."""
-    import tyro
-
-    captured = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(captured):
-            return tyro.cli(
-                kind, args=list(arguments), prog=program, description=description or None
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        words = re.sub(r"[╭╮╰╯│─]+|-{3,}", " ", captured.getvalue())
-        words = re.sub(r"\x1b\[[0-9;]*m", "", words)
-        words = re.sub(r"For full helptext, .*", "", words, flags=re.DOTALL).replace(
-            "Parsing error", ""
-        )
-        raise InputError(f"{_one_line(words)} (see {program} --help)") from None
 
 
 def _stage(command: str, arguments: Sequence[str]) -> None:
@@ -248,7 +224,7 @@ def _stage(command: str, arguments: Sequence[str]) -> None:
     fields += [("output", str), ("config", Annotated[kind, tyro.conf.arg(name="")])]
     fields += [("examples", str, "")] if "examples" in STAGES[command] else []
     fields += [("resources", Resources, Resources()), ("json", bool, False)]
-    args = _parse(
+    args = parse(
         dataclasses.make_dataclass("Args", fields, kw_only=True, frozen=True),
         arguments,
         f"radit {command}",
@@ -279,7 +255,7 @@ def _run(arguments: Sequence[str]) -> None:
         arguments = ["own", "--help"]
     recipe = recipe_named(arguments[0])
     split = [part for value in _joined_sets(arguments[1:]) for part in value]
-    args = _parse(RunArgs, split, f"radit run {arguments[0]}", RECIPES[arguments[0]].__doc__ or "")
+    args = parse(RunArgs, split, f"radit run {arguments[0]}", RECIPES[arguments[0]].__doc__ or "")
     recipe = commands.changed(recipe, args)
     commands.run(recipe, args.output, num_cpus=args.num_cpus, as_json=args.json)
 
@@ -300,123 +276,13 @@ def _joined_sets(arguments: Sequence[str]) -> list[list[str]]:
     return [rest, ["--set", *values] if values else []]
 
 
-def _ask(arguments: Sequence[str]) -> None:
-    """`radit ask RUN "question"`: the answer, its chunks with p_R, and what each chunk alone would
-    have answered.
-    """
-    import tyro
-
-    def word(text: str) -> Any:
-        return Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]
-
-    fields: list[Any] = [
-        ("run", word("folder of the run")),
-        ("question", word("your question, in quotes")),
-        ("variant", Annotated[str, tyro.conf.arg(help="a variant of the run")], "radit"),
-        ("json", Annotated[bool, tyro.conf.arg(help="print the prediction row")], False),
-    ]
-    about = "Asks a finished run, and shows the chunks with p_R and what each alone would answer."
-    kind = dataclasses.make_dataclass("AskArgs", fields, kw_only=True, frozen=True)
-    args = _parse(kind, arguments, "radit ask", about)
-    from radit_ray.commands import ask
-
-    ask(args.run, args.question, variant=args.variant, as_json=args.json)
-
-
 def _world_lm(arguments: Sequence[str]) -> None:
     """`radit world-lm`: the base LM of a demo, from the generated world's plain text."""
     about = "Trains the base LM of radit demo from scratch on the plain text of a generated world."
-    args = _parse(WorldLmArgs, arguments, "radit world-lm", about)
+    args = parse(WorldLmArgs, arguments, "radit world-lm", about)
     from radit_ray import demo_world
 
     demo_world.world_lm(args, command=shlex.join(["radit", "world-lm", *arguments]))
-
-
-def _report(arguments: Sequence[str]) -> None:
-    from radit_ray.commands import report
-
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise InputError("usage: radit report RUN (a folder with results.json)")
-    report(arguments[0])
-
-
-def _challenge(arguments: Sequence[str]) -> None:
-    """`radit challenge RUN --output DIR [--variants a,b] [--limit N] [--split eval]`."""
-    import tyro
-
-    from radit_ray.engines.resources import Resources
-
-    def option(kind: Any, text: str) -> Any:
-        return Annotated[kind, tyro.conf.arg(help=text)]
-
-    about = (
-        "What the paper did not measure, on a finished run: what the LMs still know without "
-        "chunks, what one wrong chunk does to them, and whether they say what their chunks say."
-    )
-    variants = "variants of the run, one for each LM, with commas; none = the first of each LM"
-    fields: list[Any] = [
-        ("run", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="folder of the run")]),
-        ("output", option(str, "folder of challenge.json, challenge.md and what they rest on")),
-        ("variants", option(str, variants), ""),
-        ("split", option(str, "of the questions: train, dev or eval"), "eval"),
-        ("limit", option(int, "questions, a seeded choice; 0 = all that qualify"), 0),
-        ("texts", option(int, "chunks read as plain text; 0 = all of 16 shards"), 500),
-        ("seed", option(int, "of every choice"), 0),
-        ("resources", Resources, Resources()),
-        ("json", option(bool, "print challenge.json instead of tables"), False),
-    ]
-    kind = dataclasses.make_dataclass("ChallengeArgs", fields, kw_only=True, frozen=True)
-    args = _parse(kind, arguments, "radit challenge", about)
-    from radit_ray.challenge import ChallengeConfig
-    from radit_ray.commands import challenge
-
-    names = tuple(name.strip() for name in args.variants.split(",") if name.strip())
-    config = ChallengeConfig(
-        variants=names, split=args.split, limit=args.limit, num_texts=args.texts, seed=args.seed
-    )
-    challenge(config, args.run, args.output, resources=args.resources, as_json=args.json)
-
-
-def _tasks(arguments: Sequence[str]) -> None:
-    """`radit tasks [NAME[:SPLIT]] [--json]`."""
-    import tyro
-
-    about = "Question sets known by name, for --examples task:NAME[:SPLIT]; of NAME one example."
-    name = tyro.conf.arg(help="a task, to see one example as the LM will; NAME:SPLIT for another")
-    fields: list[Any] = [
-        ("name", Annotated[str, tyro.conf.Positional, name], ""),
-        ("json", Annotated[bool, tyro.conf.arg(help="print JSON")], False),
-    ]
-    kind = dataclasses.make_dataclass("TasksArgs", fields, frozen=True)
-    args = _parse(kind, arguments, "radit tasks", about)
-    from radit_ray.commands import tasks
-
-    tasks(args.name, as_json=args.json)
-
-
-def _suite(arguments: Sequence[str]) -> None:
-    """`radit evaluate --suite NAME --variants FILE|RUN --output DIR`."""
-    from radit_ray import suite_commands
-    from radit_ray.data.suites import suites
-
-    about = (
-        "Evaluates every row of a table on its tasks and puts the paper's values beside ours. "
-        f"Suites: {', '.join(suites())}."
-    )
-    args = _parse(suite_commands.SuiteArgs, arguments, "radit evaluate --suite", about)
-    suite_commands.suite(args)
-
-
-def _few_shot(arguments: Sequence[str]) -> None:
-    """`radit few-shot RUN --output DIR`."""
-    from radit_ray import suite_commands
-
-    about = "Tunes a finished run's LM further on 64 examples of each task (paper, Table 9)."
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        raise InputError("usage: radit few-shot RUN --output DIR (RUN: the folder of a run)")
-    rest = arguments if arguments[0] in ("-h", "--help") else arguments[1:]
-    args = _parse(suite_commands.FewShotArgs, rest, "radit few-shot RUN", about)
-    suite_commands.few_shot(arguments[0], args)
 
 
 def _doctor(arguments: Sequence[str]) -> None:

@@ -1,5 +1,5 @@
-"""What the `radit` commands do once their options are read: run a recipe, ask, report, look at the
-machine.
+"""What the `radit` commands do once their options are read: run a recipe, ask, report, export
+predictions, look at the machine.
 """
 
 from __future__ import annotations
@@ -198,6 +198,17 @@ def challenge(
     file = storage.join(output, "challenge.md")
     storage.write_bytes(file, page(results).encode())
     print(json.dumps(results) if as_json else f"\n{render(results)}\n\n{file} written")
+
+
+def predictions(folder: str, variant: str, *, task: str, form: str, output: str) -> None:
+    """Writes a variant's predictions to one file, for other tools."""
+    from radit_ray.report.predictions import NO_ANSWER, write_predictions
+
+    count = write_predictions(folder, variant, output=output, form=form, task=task)
+    print(f"{output}: {count['rows']} predictions of {variant}")
+    if count["empty"]:
+        written = f", written as {NO_ANSWER!r}" if form == "kilt" else ""
+        print(f"radit: {count['empty']} of them are empty{written}", file=sys.stderr)
 
 
 def tasks(name: str, *, as_json: bool = False) -> None:

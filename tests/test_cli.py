@@ -48,7 +48,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_tells_the_story_and_version_the_release(capsys: pytest.CaptureFixture[str]) -> None:
     assert radit("--help") == 0
     assert capsys.readouterr().out == HELP
-    for command in (*STAGES, "demo", "run", "ask", "world-lm", "doctor"):
+    for command in (*STAGES, "demo", "run", "ask", "predictions", "world-lm", "doctor"):
         assert f"radit {command}" in HELP
     assert radit("--version") == 0
     assert capsys.readouterr().out == f"{__version__}\n"
@@ -85,6 +85,9 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["chunk", "--corpus", "x", "--output", "y", "--max-word", "3"], "max-word"),
         (["ask", "nowhere", "who?"], "nowhere: no run.json"),
         (["ask", "nowhere"], "your question, in quotes"),
+        (["predictions", "nowhere", "radit"], "--output"),
+        (["predictions", "nowhere", "radit", "--output", "x"], "nowhere: does not exist"),
+        (["predictions", "nowhere", "x", "--output", "x", "--format", "csv"], "'jsonl', 'kilt'"),
         (["world-lm"], "--output"),
         (["world-lm", "--output", "x", "--size", "xl"], "'xl'.*'s', 'm', 'l'"),
         (["world-lm", "--output", "x", "--precision", "fp8"], "'fp8'.*'bf16', 'fp32'"),

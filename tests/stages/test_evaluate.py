@@ -25,6 +25,7 @@ from radit_ray.engines.answering import METRICS, Variant, answer_batch
 from radit_ray.engines.demonstrations import draw_shots, shots_of
 from radit_ray.engines.resources import Resources
 from radit_ray.models.causal_lm import CausalLM
+from radit_ray.report.predictions import write_predictions
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 
 pytestmark = pytest.mark.ray
@@ -78,6 +79,15 @@ def test_each_variant_has_a_folder_with_every_question(evaluated: Artifact, chai
 
 def test_a_variant_that_is_another_by_name_answers_as_it_does(evaluated: Artifact) -> None:
     assert predictions(evaluated, "replug-again") == predictions(evaluated, "replug")
+
+
+def test_an_export_holds_the_rows_of_the_artifact(evaluated: Artifact, tmp_path: Path) -> None:
+    output = str(tmp_path / "out.parquet")
+    write_predictions(evaluated.path, "replug", output=output, form="parquet")
+    exported = read_shard(output).to_pylist()
+    for row, whole in zip(exported, predictions(evaluated, "replug"), strict=True):
+        assert row == {name: whole[name] for name in row}
+        assert len(row["p_r"]) == len(row["chunk_ids"]) == 3
 
 
 def test_metrics_are_the_means_of_the_rows(evaluated: Artifact, chain: Chain) -> None:
