@@ -165,9 +165,13 @@ def _guarded(work: Callable[[], None]) -> int:
     """Runs a command; returns its exit code after printing the one line a failure deserves."""
     try:
         work()
+        sys.stdout.flush()
     except InputError as error:
         print(f"radit: {one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _disk_full(error.filename or "")

@@ -334,3 +334,10 @@ def test_an_lm_without_an_end_token_is_one_line(
     assert radit("score", "--ranked", chain.ranked, "--lm", lm, "--output", output) == 2
     assert "eos_token" in one_line(capsys)
     assert read_manifest(output) is None
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
+    command = f"set -o pipefail; {sys.executable} -m radit_ray.cli tasks | head -n 1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout == "evaluation of the paper\n"
