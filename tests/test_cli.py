@@ -48,13 +48,13 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_tells_the_story_and_version_the_release(capsys: pytest.CaptureFixture[str]) -> None:
     assert radit("--help") == 0
     assert capsys.readouterr().out == HELP
-    for command in (*STAGES, "demo", "run", "ask", "world-lm", "doctor"):
+    for command in (*STAGES, "demo", "run", "ask", "challenge", "world-lm", "doctor"):
         assert f"radit {command}" in HELP
     assert radit("--version") == 0
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", [*STAGES, "run", "world-lm"])
+@pytest.mark.parametrize("command", [*STAGES, "run", "challenge", "world-lm"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", "own", "--help"] if command == "run" else [command, "--help"]
     with pytest.raises(SystemExit) as stop:
@@ -62,7 +62,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert not stop.value.code
     shown = capsys.readouterr().out
     assert "--output" in shown
-    options = {"world-lm": ("size", "steps", "seed", "num-threads", "precision", "world.num-known")}
+    options = {
+        "world-lm": ("size", "steps", "seed", "num-threads", "precision", "world.num-known"),
+        "challenge": ("variants", "split", "limit", "texts", "seed", "resources.num-workers"),
+    }
     others = ("lm", "retriever", "corpus", "examples", "set")
     for name in STAGES.get(command, options.get(command, others)):
         assert f"--{name}" in shown
@@ -85,6 +88,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["chunk", "--corpus", "x", "--output", "y", "--max-word", "3"], "max-word"),
         (["ask", "nowhere", "who?"], "nowhere: no run.json"),
         (["ask", "nowhere"], "your question, in quotes"),
+        (["challenge", "nowhere", "--output", "x"], "nowhere: no run.json"),
+        (["challenge", "nowhere"], "--output"),
         (["world-lm"], "--output"),
         (["world-lm", "--output", "x", "--size", "xl"], "'xl'.*'s', 'm', 'l'"),
         (["world-lm", "--output", "x", "--precision", "fp8"], "'fp8'.*'bf16', 'fp32'"),

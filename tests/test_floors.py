@@ -17,7 +17,17 @@ import radit_ray
 
 PACKAGE = Path(radit_ray.__file__).parent
 FLOORS = ("core", "data", "models", "engines", "stages", "serving", "report")
-TOP = {"cli", "commands", "cycles", "demo_world", "recipes", "runs", "pipeline", "plan"}
+TOP = {
+    "challenge",
+    "cli",
+    "commands",
+    "cycles",
+    "demo_world",
+    "recipes",
+    "runs",
+    "pipeline",
+    "plan",
+}
 FRAMEWORKS = {"transformers", "sentence_transformers", "peft", "faiss", "deepspeed"}
 # floor -> what it may import of ours; what it may never import; what its import may not even load
 ALLOWED = {
