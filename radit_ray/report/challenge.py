@@ -105,12 +105,12 @@ def page(results: Mapping[str, Any]) -> str:
     """The results as one Markdown page that says how each number was made."""
     made, asked = results["environment"], results["questions"]
     versions = ", ".join(f"{name} {value}" for name, value in made["versions"].items())
-    lms = [f"`{name}` is the {parts_of(name)[0]}" for name in results["variants"]]
+    lms = [f"`{name}` ({parts_of(name)[0]})" for name in results["variants"]]
     return "\n".join(
         [
             "# What the paper did not measure",
             "",
-            f"- run: {results['run']}, split {results['split']}; {', '.join(lms)}",
+            f"- run: {results['run']}, split {results['split']}; the LMs of {', '.join(lms)}",
             f"- command: `{made['command']}`",
             f"- hardware: {made['hardware']}",
             f"- versions: {versions}",
