@@ -87,21 +87,7 @@ def challenge(
         output=storage.join(output, "artifacts", f"evaluate-{FINGERPRINT}"),
         resources=resources,
     )
-    measured = record["recipe"]["evaluate"]
-    texts = perplexity(
-        PerplexityConfig(
-            names=tuple(lms),
-            num_texts=config.num_texts,
-            eos_token=next(iter(lms.values())).eos_token,
-            bootstrap=measured["bootstrap"],
-            precision=measured["precision"],
-            seed=config.seed,
-        ),
-        chunks=storage.join(run, "chunk"),
-        lms={name: variant.lm for name, variant in lms.items()},
-        output=storage.join(output, "artifacts", f"perplexity-{FINGERPRINT}"),
-        resources=resources,
-    )
+    texts = _read_texts(config, record, lms, run, output, resources)
     for name, found in {**made, "answers": evaluated, "perplexity": texts}.items():
         make_link(storage.join(output, name), found.path)
     results = {
@@ -116,7 +102,7 @@ def challenge(
             {name: variant.k for name, variant in lms.items()},
             shown=made["top-k"].path,
             substitutes=storage.read_json(storage.join(made["swapped"].path, SUBSTITUTES)),
-            num_samples=measured["bootstrap"],
+            num_samples=record["recipe"]["evaluate"]["bootstrap"],
             seed=config.seed,
         ),
         "environment": environment(),
@@ -266,6 +252,32 @@ def _evaluation(
         bootstrap=measured["bootstrap"],
         precision=measured["precision"],
         seed=config.seed,
+    )
+
+
+def _read_texts(
+    config: ChallengeConfig,
+    record: Mapping[str, Any],
+    lms: Mapping[str, Variant],
+    run: str,
+    output: str,
+    resources: Resources,
+) -> Artifact:
+    """The run's own chunks, read as plain text by every LM."""
+    measured = record["recipe"]["evaluate"]
+    return perplexity(
+        PerplexityConfig(
+            names=tuple(lms),
+            num_texts=config.num_texts,
+            eos_token=next(iter(lms.values())).eos_token,
+            bootstrap=measured["bootstrap"],
+            precision=measured["precision"],
+            seed=config.seed,
+        ),
+        chunks=storage.join(run, "chunk"),
+        lms={name: variant.lm for name, variant in lms.items()},
+        output=storage.join(output, "artifacts", f"perplexity-{FINGERPRINT}"),
+        resources=resources,
     )
 
 

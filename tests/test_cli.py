@@ -48,13 +48,14 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_tells_the_story_and_version_the_release(capsys: pytest.CaptureFixture[str]) -> None:
     assert radit("--help") == 0
     assert capsys.readouterr().out == HELP
-    for command in (*STAGES, "demo", "run", "ask", "predictions", "world-lm", "doctor"):
+    others = ("demo", "run", "ask", "predictions", "challenge", "few-shot", "world-lm", "doctor")
+    for command in (*STAGES, *others):
         assert f"radit {command}" in HELP
     assert radit("--version") == 0
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", [*STAGES, "run", "world-lm"])
+@pytest.mark.parametrize("command", [*STAGES, "run", "challenge", "world-lm"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", "own", "--help"] if command == "run" else [command, "--help"]
     with pytest.raises(SystemExit) as stop:
@@ -62,7 +63,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert not stop.value.code
     shown = capsys.readouterr().out
     assert "--output" in shown
-    options = {"world-lm": ("size", "steps", "seed", "num-threads", "precision", "world.num-known")}
+    options = {
+        "world-lm": ("size", "steps", "seed", "num-threads", "precision", "world.num-known"),
+        "challenge": ("variants", "split", "limit", "texts", "seed", "resources.num-workers"),
+    }
     others = ("lm", "retriever", "corpus", "examples", "set")
     for name in STAGES.get(command, options.get(command, others)):
         assert f"--{name}" in shown
@@ -88,6 +92,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["predictions", "nowhere", "radit"], "--output"),
         (["predictions", "nowhere", "radit", "--output", "x"], "nowhere: does not exist"),
         (["predictions", "nowhere", "x", "--output", "x", "--format", "csv"], "'jsonl', 'kilt'"),
+        (["challenge", "nowhere", "--output", "x"], "nowhere: no run.json"),
+        (["challenge", "nowhere"], "--output"),
         (["world-lm"], "--output"),
         (["world-lm", "--output", "x", "--size", "xl"], "'xl'.*'s', 'm', 'l'"),
         (["world-lm", "--output", "x", "--precision", "fp8"], "'fp8'.*'bf16', 'fp32'"),

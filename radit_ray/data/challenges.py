@@ -97,12 +97,14 @@ def negative_place(row: Row) -> int | None:
 def random_chunk(row: Row, peers: Peers, seed: int) -> Row | None:
     """The row with a chunk that another question was given; None where all of them would help."""
     right, own = _right_pages(row), set(row["chunk_ids"])
-    for other in _from(peers.rows, _number(seed, row["id"], "question")):
-        if other["id"] == row["id"] or not len(other["texts"]):
+    number = _number(seed, row["id"], "random")
+    for other in _from(peers.rows, number):
+        if other["id"] == row["id"]:
             continue
-        place = _number(seed, row["id"], "rank") % len(other["texts"])
-        if other["chunk_ids"][place] not in own and _is_wrong(row, other, place, right):
-            return with_chunk(row, other, place)
+        # the quotient: independent of which question it was
+        for place in _from(range(len(other["texts"])), number // max(1, len(peers.rows))):
+            if other["chunk_ids"][place] not in own and _is_wrong(row, other, place, right):
+                return with_chunk(row, other, place)
     return None
 
 

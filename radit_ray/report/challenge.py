@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from radit_ray.engines.faithfulness import FOLLOWS
-from radit_ray.report.table import _difference, _interval, _table
+from radit_ray.report.table import difference_text, interval_text, text_table
 from radit_ray.report.words import parts_of
 
 METRICS = ("em", "f1", "nll")
@@ -25,10 +25,12 @@ def knowledge_table(results: Mapping[str, Any], *, markdown: bool = False) -> st
         for name, cells in found.items()
     ]
     rows += [
-        ["all", name.replace("-minus-", " - "), *(_difference(cells[m]) for m in METRICS)]
+        ["all", name.replace("-minus-", " - "), *(difference_text(cells[m]) for m in METRICS)]
         for name, cells in known["contrasts"].items()
     ]
-    return _table([f"closed book ({known['num_questions']})", "LM of", *METRICS], rows, markdown)
+    return text_table(
+        [f"closed book ({known['num_questions']})", "LM of", *METRICS], rows, markdown
+    )
 
 
 def texts_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -38,9 +40,9 @@ def texts_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     rows = [
         [
             name,
-            _interval(cell),
+            interval_text(cell),
             f"{texts['perplexity'][name]:.2f}",
-            _difference(texts["contrasts"].get(f"{name}-minus-{base}")),
+            difference_text(texts["contrasts"].get(f"{name}-minus-{base}")),
         ]
         for name, cell in texts["nats_per_token"].items()
     ]
@@ -50,7 +52,7 @@ def texts_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         "perplexity",
         f"minus {base} (detectable)",
     ]
-    return _table(head, rows, markdown)
+    return text_table(head, rows, markdown)
 
 
 def robustness_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -59,21 +61,21 @@ def robustness_table(results: Mapping[str, Any], *, markdown: bool = False) -> s
     for name, found in results["robustness"].items():
         for kind, cells in found["kinds"].items():
             contrast = found["contrasts"].get(f"{kind}-minus-none", {})
-            differences = (_difference(contrast.get(metric)) for metric in ("em", "nll"))
+            differences = (difference_text(contrast.get(metric)) for metric in ("em", "nll"))
             rows.append([*_metrics(name, cells, kind), *differences])
     num = results["questions"]["num_questions"]
     head = [f"LM of ({num} questions)", "one chunk", *METRICS, "em - none", "nll - none"]
-    return _table(head, rows, markdown)
+    return text_table(head, rows, markdown)
 
 
 def copied_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     """One row an LM: how often its answer is a string of its chunks."""
     rows = [
-        [name, _interval(found["top-k"]), _interval(found["none"])]
+        [name, interval_text(found["top-k"]), interval_text(found["none"])]
         for name, found in results["faithfulness"]["copied"].items()
     ]
     head = ["answer stands in the chunks, LM of", "given them", "without having seen them"]
-    return _table(head, rows, markdown)
+    return text_table(head, rows, markdown)
 
 
 def swapped_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -82,7 +84,7 @@ def swapped_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     for name, found in results["faithfulness"]["swapped"].items():
         for which, shares in found.items():
             num = str(shares["num_questions"] if shares else 0)
-            cells = [_interval(shares[kind] if shares else None) for kind in FOLLOWS]
+            cells = [interval_text(shares[kind] if shares else None) for kind in FOLLOWS]
             rows.append([name, which, num, *cells])
     head = [
         "swapped answer, LM of",
@@ -92,7 +94,7 @@ def swapped_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         "its memory's",
         "neither",
     ]
-    return _table(head, rows, markdown)
+    return text_table(head, rows, markdown)
 
 
 def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -105,12 +107,12 @@ def page(results: Mapping[str, Any]) -> str:
     """The results as one Markdown page that says how each number was made."""
     made, asked = results["environment"], results["questions"]
     versions = ", ".join(f"{name} {value}" for name, value in made["versions"].items())
-    lms = [f"`{name}` is the {parts_of(name)[0]}" for name in results["variants"]]
+    lms = [f"`{name}` ({parts_of(name)[0]})" for name in results["variants"]]
     return "\n".join(
         [
             "# What the paper did not measure",
             "",
-            f"- run: {results['run']}, split {results['split']}; {', '.join(lms)}",
+            f"- run: {results['run']}, split {results['split']}; the LMs of {', '.join(lms)}",
             f"- command: `{made['command']}`",
             f"- hardware: {made['hardware']}",
             f"- versions: {versions}",
@@ -154,4 +156,4 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _metrics(name: str, cells: Mapping[str, Any], *between: str) -> list[str]:
-    return [name, *between, *(_interval(cells.get(metric)) for metric in METRICS)]
+    return [name, *between, *(interval_text(cells.get(metric)) for metric in METRICS)]

@@ -25,7 +25,7 @@ def variants_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
     """One row a variant: each metric with its 95% interval; "-" where a variant has none."""
     metrics = ["em", "f1", "nll", "recall@1", "recall@5"]
     rows = [
-        [name, *(_interval(values.get(metric)) for metric in metrics), MEANING.get(name, "")]
+        [name, *(interval_text(values.get(metric)) for metric in metrics), MEANING.get(name, "")]
         for name, values in results["variants"].items()
     ]
     return text_table(
@@ -38,7 +38,7 @@ def contrasts_table(results: Mapping[str, Any], *, markdown: bool = False) -> st
     outside; in round brackets the smallest difference that such a sample finds 4 times in 5.
     """
     rows = [
-        [name.replace("-minus-", " - "), *(_difference(values.get(m)) for m in COMPARED)]
+        [name.replace("-minus-", " - "), *(difference_text(values.get(m)) for m in COMPARED)]
         for name, values in results["contrasts"].items()
     ]
     return text_table(["contrast (detectable)", *COMPARED], rows, markdown)
@@ -51,7 +51,10 @@ def seeds_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         [
             name.replace("-minus-", " - "),
             metric,
-            *(_difference(seed["contrasts"].get(name, {}).get(metric)) for seed in seeds.values()),
+            *(
+                difference_text(seed["contrasts"].get(name, {}).get(metric))
+                for seed in seeds.values()
+            ),
         ]
         for name in results["contrasts"]
         for metric in ("em", "nll", "recall@1")
@@ -66,7 +69,7 @@ def retrieval_table(results: Mapping[str, Any], *, markdown: bool = False) -> st
     """Recall by the gold chunk and by answer string, of each variant that is shown chunks."""
     metrics = ["recall@1", "recall@5", "answer_recall@1", "answer_recall@5"]
     rows = [
-        [name, *(_interval(values.get(metric)) for metric in metrics)]
+        [name, *(interval_text(values.get(metric)) for metric in metrics)]
         for name, values in results["variants"].items()
         if "recall@1" in values
     ]
@@ -170,7 +173,7 @@ def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     if len(tasks) > 1:
         metrics = ["em", "f1", "nll", *(["score"] if _has_scores(tasks) else [])]
         rows = [
-            [task, name, *(_interval(values.get(metric)) for metric in metrics)]
+            [task, name, *(interval_text(values.get(metric)) for metric in metrics)]
             for task, variants in tasks.items()
             for name, values in variants.items()
         ]
@@ -184,11 +187,11 @@ def _has_scores(tasks: Mapping[str, Any]) -> bool:
     return any("score" in v and v["score"]["value"] != v["em"]["value"] for v in cells)
 
 
-def _interval(cell: Mapping[str, float] | None) -> str:
+def interval_text(cell: Mapping[str, float] | None) -> str:
     return "-" if cell is None else f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
-def _difference(cell: Mapping[str, float] | None) -> str:
+def difference_text(cell: Mapping[str, float] | None) -> str:
     if cell is None:
         return "-"
     clear = "*" if cell["low"] > 0 or cell["high"] < 0 else ""
