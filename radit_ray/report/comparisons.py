@@ -16,6 +16,7 @@ from radit_ray.report.words import (
     METRICS,
     NO_CHUNKS,
     PARTS,
+    TASKS,
     parts_of,
     sentence,
     shown_contrast,
@@ -52,8 +53,8 @@ def grid(results: Results) -> Html:
         tag(
             "figcaption",
             "Every variant is one LM (rows) with one source of chunks (columns); all answer the "
-            "same questions. Large: exact match in percent. LM-ft acts downwards, R-ft to the "
-            "right.",
+            "same questions. Large: exact match in percent. R-ft is the step to the right column, "
+            "LM-ft the step to the last row.",
         ),
     )
 
@@ -79,24 +80,42 @@ def halves(results: Results) -> Html:
         return tag("p", "This run compares no two variants.", class_="note")
     seeds = results["seeds"]
     trained = (
-        f"Each question counts with its mean over {len(seeds)} training seeds."
+        f"Each question counts with its mean over {len(seeds)} training seeds; below each stands "
+        "by itself."
         if len(seeds) > 1
-        else "One training seed: the intervals speak of other questions, not of other trainings."
+        else "One training seed."
     )
     asked = (
-        "Each line compares two variants on the same questions. LM-ft is held against "
+        "Each card compares two variants on the same questions. LM-ft is held against "
         "instruction tuning, the same training without chunks, so that more training alone does "
         "not count as its merit. In brackets: 95% intervals, from drawing groups of questions "
-        f"again. {trained}"
+        "(those about one subject or paragraph) again; they speak of other questions, not of other "
+        f"trainings. {trained}"
     )
     lines = [_verdict(name, cells) for name, cells in contrasts.items()]
-    parts = [tag("p", asked), tag("ul", *lines, class_="verdicts")]
+    parts = [tag("p", asked), tag("ul", *lines, class_="verdicts"), _weak_control(results)]
     for metric in ("em", "nll", "recall@1"):
         found = {name: cells[metric] for name, cells in contrasts.items() if metric in cells}
         if found:
             parts += [tag("h3", _titled(metric)), forest(found, metric)]
     known = any("mde" in cell for cells in contrasts.values() for cell in cells.values())
     return join([*parts, tag("p", DOTS + BANDS * known, class_="note")])
+
+
+def _weak_control(results: Results) -> Html:
+    """Where instruction tuning cost the control more than it brought, LM-ft is easy to beat it."""
+    names = ("it-retrieval", "replug", "lm-ft")
+    cells = [results["variants"].get(name, {}).get("em") for name in names]
+    if any(cell is None for cell in cells) or cells[0]["high"] >= cells[1]["low"]:
+        return Html("")
+    control, untuned, tuned = (METRICS["em"].number(cell["value"]) for cell in cells)
+    gain = METRICS["em"].number(cells[2]["value"] - cells[1]["value"], "+")
+    words = (
+        f"Read LM-ft's card with care: tuned without chunks, the control ({control}%) reads them "
+        f"worse than the untuned LM does ({untuned}%). Against the untuned LM with the same chunks "
+        f"LM-ft ({tuned}%) makes a difference of {gain} points."
+    )
+    return tag("p", words)
 
 
 def _titled(metric: str) -> str:
@@ -236,6 +255,10 @@ def tasks(results: Results) -> Html:
     head = ["task", "variant", "LM", "chunks from", *map(_column, ("em", "f1", "nll"))]
     whole = table(head, rows, label="task by task", texts=4)
     heading = tag("h3", "Task by task")
+    headline = results["num_questions"]
+    if len(found) > 1 and "variants" in results:
+        words = f"The numbers above are those of {headline} questions; here each task by itself."
+        kept.insert(0, tag("p", words, class_="note"))
     return join([heading, *kept, details(f"All {len(rows)} rows", whole, is_open=len(rows) < 8)])
 
 
@@ -250,9 +273,16 @@ def _still_known(task: str, variants: Mapping[str, Cells]) -> list[Html]:
         for c in pair
         if c
     )
-    which = f"Of the questions of task {task}" if task else "Of the questions"
+    told = f" ({TASKS[task]})" if task in TASKS else ""
+    which = f"Of the questions of task {task}{told}" if task else "Of the questions"
     about = f"{which}, without any chunk, the base LM answers "
-    return [tag("p", about, before, " right, after LM-ft ", after, ".")]
+    found = [about, before, " right, after LM-ft ", after]
+    found.append(": LM-ft cost knowledge." if pair[1]["high"] < pair[0]["low"] else ".")
+    given = [variants.get(name, {}).get("em") for name in ("replug", "lm-ft")]
+    if given[0] is not None and given[1] is not None:
+        untuned, tuned = (shown.number(cell["value"]) for cell in given if cell)
+        found.append(f" With the base retriever's chunks: {untuned}%, after LM-ft {tuned}%.")
+    return [tag("p", *found)]
 
 
 def seeds(results: Results) -> Html:

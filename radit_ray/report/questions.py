@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -96,7 +97,7 @@ def _kinds(shown: Sequence[str]) -> list[Kind]:
             count=2,
         ),
         Kind(
-            title="R-ft moved the right chunk to the top",
+            title="R-ft moved a right chunk to the top",
             before="replug",
             after="r-ft",
             wanted=lambda rows: rows["r-ft"]["recall@1"] == 1 and rows["replug"]["recall@1"] == 0,
@@ -196,7 +197,7 @@ def _side(variant: str, prediction: Row, ranked: Row) -> Html:
         title, text = (ranked["titles"][place], ranked["texts"][place]) if ranked else (chunk, "")
         head = [tag("b", title or chunk)]
         if place < len(hits) and hits[place]:
-            head.append(tag("span", "the right chunk", class_="right"))
+            head.append(tag("span", "a right chunk", class_="right"))
         parts = [tag("div", *head, class_="head")]
         if each:
             shown = f"p_R {weights[place]:.2f}"
@@ -208,7 +209,19 @@ def _side(variant: str, prediction: Row, ranked: Row) -> Html:
         chunks.append(tag("li", *parts))
     heading = tag("h4", tag("span", variant, class_="name"), f" {lm} + {finder}" if lm else "")
     final = tag("p", "answers ", _answer(prediction["prediction"], _right(prediction)))
-    return tag("section", heading, final, tag("ol", *chunks), class_="side")
+    return tag("section", heading, final, *_mixed(prediction), tag("ol", *chunks), class_="side")
+
+
+def _mixed(prediction: Row) -> list[Html]:
+    """The decoded answers with their probability under all chunks together, where there are
+    several; options of a choice are compared by scores that are no probabilities.
+    """
+    pairs = list(zip(prediction["candidates"], prediction["candidate_logprobs"], strict=True))
+    if len(pairs) < 2 or not set(prediction["candidates"]) <= set(prediction["chunk_answers"]):
+        return []
+    best = sorted(pairs, key=lambda pair: -pair[1])[:4]
+    shown = ", ".join(f"{text} {math.exp(logprob):.2g}" for text, logprob in best)
+    return [tag("p", f"Probability under all its chunks together: {shown}.", class_="note")]
 
 
 def _text(text: str, answers: Sequence[str]) -> Html:

@@ -51,15 +51,24 @@ GLOSSARY = {
     "retriever": "finds chunks: it compares the vector of a question with those of all chunks",
     "LM-ft": "fine-tuning of the LM on questions with retrieved chunks in front of them",
     "R-ft": "fine-tuning of the retriever's query side on what the LM found helpful",
-    "instruction tuning": "the control of LM-ft: the same questions and steps, no chunks in front",
-    "p_R": "the weight of a chunk in the answer: every chunk answers alone, and the answers are "
-    "mixed by these weights, which sum to 1",
+    "instruction tuning": "the control of LM-ft: the same questions in as many steps, no chunks in "
+    "front; of both, the weights of the best step on dev are kept",
+    "replug": "REPLUG's way: an LM as it is, given chunks by a retriever as it is",
+    "closed book": "asked without chunks; lm-ft-closed-book is the LM of LM-ft asked so",
+    "p_R": "the weight of a chunk, all together 1. Every chunk answers alone; each of the answers "
+    "then gets its probability under every chunk, added up with these weights, and the most "
+    "probable one wins. So a chunk of little weight can win where the LM is surer of its answer",
     "exact match": "share of questions whose answer equals a right one, but for case, articles and "
     "punctuation",
     "F1": "overlap of the words of answer and right answer, 1 = all",
     "NLL": "how surprised the variant is by the right answer, in nats; lower is better",
     "recall@k": "share of questions whose right chunk is among the first k",
     "95% interval": "where the number would lie for 95 of 100 other draws of questions like these",
+}
+
+TASKS = {  # of the generated world
+    "world": "facts about invented subjects that no LM here has read of",
+    "world-known": "facts about invented subjects that the base LM was trained on",
 }
 
 DEV = {  # what R-ft measures on its dev examples

@@ -25,9 +25,9 @@ from radit_ray.data.artifacts import LINK
 from radit_ray.data.rows import RANKED, example_row
 from radit_ray.engines.answering import PREDICTION
 from radit_ray.engines.measuring import measure, read_predictions
-from radit_ray.report.comparisons import forest
+from radit_ray.report.comparisons import _weak_control, forest
 from radit_ray.report.html import write_report
-from radit_ray.report.questions import choose, highlighted, marks
+from radit_ray.report.questions import _mixed, choose, highlighted, marks
 from radit_ray.report.table import page as markdown_page
 from radit_ray.report.table import render
 from radit_ray.report.words import sentence, verdict
@@ -495,14 +495,14 @@ def test_questions_are_chosen_by_kind_and_never_twice() -> None:
     assert by_title["Still wrong with radit"] == {"q4"}
     assert by_title["Every variant with chunks is right"] == {"q2"}
     rest = {"q0", "q5"} - both  # at most one question is left whose right chunk moved
-    assert by_title.get("R-ft moved the right chunk to the top", set()) == rest
+    assert by_title.get("R-ft moved a right chunk to the top", set()) == rest
     reordered = {name: dict(reversed(table.items())) for name, table in tables.items()}
     again = choose(reordered, shown)
     assert [(k.title, q) for k, q in again] == [(k.title, q) for k, q in found]
     # kinds that do not occur are left out, and other variants are compared in their place
     titles = [kind.title for kind, _ in choose(tables, ["it-retrieval", "lm-ft"])]
     assert titles[0] == "Wrong with it-retrieval, right with lm-ft"
-    assert "R-ft moved the right chunk to the top" not in titles
+    assert "R-ft moved a right chunk to the top" not in titles
 
 
 def test_a_question_shows_what_both_sides_saw_and_said(run: Path) -> None:
@@ -514,7 +514,7 @@ def test_a_question_shows_what_both_sides_saw_and_said(run: Path) -> None:
     items = [e for e in page.all("li") if before in e["inside"]]
     # the base retriever has the wrong chunk first; only the answer as a whole word is marked
     assert items[0]["text"].startswith("Title of wrong-5p_R 0.75It is not in Bodoberg.alone it")
-    assert items[1]["text"].startswith("Title of right-5the right chunkp_R 0.25House 5 is in bodo.")
+    assert items[1]["text"].startswith("Title of right-5a right chunkp_R 0.25House 5 is in bodo.")
     assert [e["text"] for e in page.all("mark") if before in e["inside"]] == ["bodo"]
     widths = [e["width"] for e in page.all("rect") if before in e["inside"]]
     assert widths == ["75.0%", "25.0%"]
@@ -524,6 +524,29 @@ def test_a_question_shows_what_both_sides_saw_and_said(run: Path) -> None:
     for variant in (*TABLE, PROBE):
         assert variant in card["text"]
     assert [("open" in c) for c in cards] == [True] + [False] * (len(cards) - 1)
+
+
+def test_several_answers_show_their_probability_under_all_chunks() -> None:
+    row = prediction(5, "radit", candidates=["Bodo", "Rome"], candidate_logprobs=[-0.5, -2.0])
+    row["chunk_answers"] = ["Bodo", "Rome"]
+    (line,) = _mixed(row)
+    assert "under all its chunks together: Bodo 0.61, Rome 0.14." in line
+    assert _mixed(prediction(5, "radit")) == []  # one answer alone needs no choice
+    # the options of a choice have scores
+    assert _mixed({**row, "chunk_answers": ["Bodo", "Bodo"]}) == []
+
+
+def test_a_control_below_the_untuned_pair_is_pointed_out() -> None:
+    def results(*shares: float) -> dict[str, Any]:
+        names = ("replug", "it-retrieval", "lm-ft")
+        cells = [{"value": s, "low": s - 0.02, "high": s + 0.02} for s in shares]
+        return {"variants": {n: {"em": cell} for n, cell in zip(names, cells, strict=True)}}
+
+    words = _weak_control(results(0.385, 0.286, 0.817))
+    assert "the control (28.6%) reads them worse than the untuned LM does (38.5%)" in words
+    assert "LM-ft (81.7%) makes a difference of +43.2 points" in words
+    assert _weak_control(results(0.385, 0.36, 0.817)) == ""
+    assert _weak_control({"variants": {}}) == ""
 
 
 def test_questions_are_those_of_the_tables_tasks(run: Path) -> None:
