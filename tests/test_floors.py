@@ -17,7 +17,9 @@ import radit_ray
 
 PACKAGE = Path(radit_ray.__file__).parent
 FLOORS = ("core", "data", "models", "engines", "stages", "serving", "report")
-TOP = {"cli", "commands", "cycles", "demo_world", "recipes", "runs", "pipeline", "plan"}
+TOP = {
+    *("cli", "commands", "cycles", "demo_world", "harness", "recipes", "runs", "pipeline", "plan")
+}
 FRAMEWORKS = {"transformers", "sentence_transformers", "peft", "faiss", "deepspeed"}
 # floor -> what it may import of ours; what it may never import; what its import may not even load
 ALLOWED = {
@@ -122,6 +124,14 @@ def test_only_the_command_line_parses_arguments_or_imports_by_a_computed_name() 
     assert tyro == {"cli.py"}
     computed = {p.name for p in paths if "importlib.import_module" in {t for _, t in attributes(p)}}
     assert computed <= {"cli.py"}
+
+
+def test_only_the_harness_model_imports_the_harness_and_nobody_imports_it() -> None:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    assert [p.name for p in paths if any(n.split(".")[0] == "lm_eval" for n in imports(p))] == [
+        "harness.py"
+    ]
+    assert not [p for p in paths if "harness" in ours(p)]
 
 
 def test_the_command_line_is_light_until_it_knows_the_command() -> None:
