@@ -7,7 +7,6 @@ installed, but for the line that says so.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path

@@ -6,7 +6,6 @@ writes is what evaluate predicts for the same prompt.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,14 +73,14 @@ def slow(
     """(log of the weighted mean of the answer's probability, each token the mean's argmax)."""
     p_KTV = torch.stack([probabilities(model, prompt, answer) for prompt in prompts])
     w_K = torch.tensor(np.array(weights)).double()
-    p_KT = p_KTV[:, range(len(answer)), answer]
+    logprob_K = p_KTV[:, range(len(answer)), answer].log().sum(1)  # 256 tokens: log-space
     mean_TV = (w_K[:, None, None] * p_KTV).sum(0)
-    return math.log(float(w_K @ p_KT.prod(1))), mean_TV.argmax(-1).tolist() == answer
+    return float((w_K.log() + logprob_K).logsumexp(0)), mean_TV.argmax(-1).tolist() == answer
 
 
 def found_by_hand(opened: Opened, question: str) -> tuple[list[str], np.ndarray]:
     """(backgrounds, p_R) of a question: s / T_R through a softmax, in numpy."""
-    row = example_row({"id": "1", "question": question, "answers": ["-"]})
+    row = example_row({"id": "1", "question": question, "answers": ["unknown"]})
     (ranked,) = rank([row], opened.encoder, opened.index, k=3)
     weight_K = np.exp(np.array(ranked["scores"]) / 0.05 - max(ranked["scores"]) / 0.05)
     texts = zip(ranked["titles"], ranked["texts"], strict=True)
