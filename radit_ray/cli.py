@@ -7,14 +7,11 @@ meant.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import importlib
-import io
 import json
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -22,8 +19,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
+from radit_ray import cli_results as results
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data.world import WorldConfig
+from radit_ray.options import one_line, parse
 
 STAGES = {  # command -> its inputs, in the order of the method
     "chunk": ("corpus",),
@@ -50,8 +49,18 @@ start here
 whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
   radit report RUN a finished run's report.html, and its tables as Markdown
+  radit challenge RUN --output DIR
+                   what the paper did not measure: knowledge kept, wrong chunks, swapped answers
+  radit predictions RUN VARIANT --output FILE
+                   one variant's answers as JSONL, Parquet, or KILT's prediction format
   radit tasks      the question sets known by name; radit tasks NAME shows one example of it
   radit doctor     what this machine offers and what is missing
+
+the paper's tables, and more
+  radit evaluate --suite NAME --variants RUN --output DIR
+                   every row of a table on its tasks, beside the paper's values
+  radit few-shot RUN --output DIR
+                   tune a run's LM further on 64 examples of each task (Table 9)
 
 the demo's world
   radit world-lm   train a base LM on the text of a generated world, for radit demo --lm
@@ -131,13 +140,18 @@ def _dispatch(arguments: Sequence[str]) -> None:
     others: dict[str, Callable[[Sequence[str]], None]] = {
         "demo": lambda rest: _run(["demo", *rest]),
         "run": _run,
-        "ask": _ask,
-        "report": _report,
-        "tasks": _tasks,
+        "ask": results.ask,
+        "report": results.report,
+        "challenge": results.challenge,
+        "predictions": results.predictions,
+        "tasks": results.tasks,
         "world-lm": _world_lm,
         "doctor": _doctor,
+        "few-shot": results.few_shot,
     }
-    if command in STAGES:
+    if command == "evaluate" and any(word.split("=")[0] == "--suite" for word in rest):
+        results.suite(rest)
+    elif command in STAGES:
         _stage(command, rest)
     elif command in others:
         others[command](rest)
@@ -151,9 +165,13 @@ def _guarded(work: Callable[[], None]) -> int:
     """Runs a command; returns its exit code after printing the one line a failure deserves."""
     try:
         work()
+        sys.stdout.flush()
     except InputError as error:
-        print(f"radit: {_one_line(error)}", file=sys.stderr)
+        print(f"radit: {one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _disk_full(error.filename or "")
@@ -191,36 +209,10 @@ def _failed(error: BaseException) -> int:
     # Ray's errors carry the worker's traceback as text; its last line says what happened
     last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     print(
-        f"radit: failed: {_one_line(last[-1])} (traceback in {file.name}); the same command "
-        "resumes",
+        f"radit: failed: {one_line(last[-1])} (traceback in {file.name}); the same command resumes",
         file=sys.stderr,
     )
     return 1
-
-
-def _one_line(value: object) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m", "", str(value))).strip()
-
-
-def _parse(kind: Any, arguments: Sequence[str], program: str, description: str = "") -> Any:
-    """tyro, with its framed messages folded into the one line of an InputError."""
-    import tyro
-
-    captured = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(captured):
-            return tyro.cli(
-                kind, args=list(arguments), prog=program, description=description or None
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        words = re.sub(r"[╭╮╰╯│─]+|-{3,}", " ", captured.getvalue())
-        words = re.sub(r"\x1b\[[0-9;]*m", "", words)
-        words = re.sub(r"For full helptext, .*", "", words, flags=re.DOTALL).replace(
-            "Parsing error", ""
-        )
-        raise InputError(f"{_one_line(words)} (see {program} --help)") from None
 
 
 def _stage(command: str, arguments: Sequence[str]) -> None:
@@ -236,7 +228,7 @@ def _stage(command: str, arguments: Sequence[str]) -> None:
     fields += [("output", str), ("config", Annotated[kind, tyro.conf.arg(name="")])]
     fields += [("examples", str, "")] if "examples" in STAGES[command] else []
     fields += [("resources", Resources, Resources()), ("json", bool, False)]
-    args = _parse(
+    args = parse(
         dataclasses.make_dataclass("Args", fields, kw_only=True, frozen=True),
         arguments,
         f"radit {command}",
@@ -267,7 +259,7 @@ def _run(arguments: Sequence[str]) -> None:
         arguments = ["own", "--help"]
     recipe = recipe_named(arguments[0])
     split = [part for value in _joined_sets(arguments[1:]) for part in value]
-    args = _parse(RunArgs, split, f"radit run {arguments[0]}", RECIPES[arguments[0]].__doc__ or "")
+    args = parse(RunArgs, split, f"radit run {arguments[0]}", RECIPES[arguments[0]].__doc__ or "")
     recipe = commands.changed(recipe, args)
     commands.run(recipe, args.output, num_cpus=args.num_cpus, as_json=args.json)
 
@@ -288,61 +280,13 @@ def _joined_sets(arguments: Sequence[str]) -> list[list[str]]:
     return [rest, ["--set", *values] if values else []]
 
 
-def _ask(arguments: Sequence[str]) -> None:
-    """`radit ask RUN "question"`: the answer, its chunks with p_R, and what each chunk alone would
-    have answered.
-    """
-    import tyro
-
-    def word(text: str) -> Any:
-        return Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]
-
-    fields: list[Any] = [
-        ("run", word("folder of the run")),
-        ("question", word("your question, in quotes")),
-        ("variant", Annotated[str, tyro.conf.arg(help="a variant of the run")], "radit"),
-        ("json", Annotated[bool, tyro.conf.arg(help="print the prediction row")], False),
-    ]
-    about = "Asks a finished run, and shows the chunks with p_R and what each alone would answer."
-    kind = dataclasses.make_dataclass("AskArgs", fields, kw_only=True, frozen=True)
-    args = _parse(kind, arguments, "radit ask", about)
-    from radit_ray.commands import ask
-
-    ask(args.run, args.question, variant=args.variant, as_json=args.json)
-
-
 def _world_lm(arguments: Sequence[str]) -> None:
     """`radit world-lm`: the base LM of a demo, from the generated world's plain text."""
     about = "Trains the base LM of radit demo from scratch on the plain text of a generated world."
-    args = _parse(WorldLmArgs, arguments, "radit world-lm", about)
+    args = parse(WorldLmArgs, arguments, "radit world-lm", about)
     from radit_ray import demo_world
 
     demo_world.world_lm(args, command=shlex.join(["radit", "world-lm", *arguments]))
-
-
-def _report(arguments: Sequence[str]) -> None:
-    from radit_ray.commands import report
-
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise InputError("usage: radit report RUN (a folder with results.json)")
-    report(arguments[0])
-
-
-def _tasks(arguments: Sequence[str]) -> None:
-    """`radit tasks [NAME[:SPLIT]] [--json]`."""
-    import tyro
-
-    about = "Question sets known by name, for --examples task:NAME[:SPLIT]; of NAME one example."
-    name = tyro.conf.arg(help="a task, to see one example as the LM will; NAME:SPLIT for another")
-    fields: list[Any] = [
-        ("name", Annotated[str, tyro.conf.Positional, name], ""),
-        ("json", Annotated[bool, tyro.conf.arg(help="print JSON")], False),
-    ]
-    kind = dataclasses.make_dataclass("TasksArgs", fields, frozen=True)
-    args = _parse(kind, arguments, "radit tasks", about)
-    from radit_ray.commands import tasks
-
-    tasks(args.name, as_json=args.json)
 
 
 def _doctor(arguments: Sequence[str]) -> None:

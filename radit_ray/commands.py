@@ -1,5 +1,5 @@
-"""What the `radit` commands do once their options are read: run a recipe, ask, report, look at the
-machine.
+"""What the `radit` commands do once their options are read: run a recipe, ask, report, export
+predictions, look at the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from radit_ray.data.world import WorldConfig
 from radit_ray.demo_world import demo_inputs
 
 if TYPE_CHECKING:
+    from radit_ray.challenge import ChallengeConfig
     from radit_ray.cli import RunArgs
+    from radit_ray.engines.resources import Resources
     from radit_ray.recipes import Recipe
 
 
@@ -164,15 +166,49 @@ def ask(folder: str, question: str, *, variant: str, as_json: bool = False) -> N
 
 
 def report(folder: str) -> None:
-    """Prints a finished run's results as Markdown, and writes its report.html again."""
+    """Prints a finished run's (or suite's) results as Markdown, and writes a run's report.html
+    again.
+    """
     from radit_ray.report.html import write_report
+    from radit_ray.report.suites import suite_page
     from radit_ray.report.table import page
 
+    suite = storage.join(folder, "suite.json")
+    if storage.exists(suite):
+        print(suite_page(storage.read_json(suite), markdown=True))
+        return
     file = storage.join(folder, "results.json")
     if not storage.exists(file):
         raise InputError(f"{folder}: no results.json, expected the folder of a finished run")
     print(page(storage.read_json(file)))
     print(f"radit: {write_report(folder)}: open it in a browser", file=sys.stderr)
+
+
+def challenge(
+    config: ChallengeConfig, run: str, output: str, *, resources: Resources, as_json: bool = False
+) -> None:
+    """Challenges a finished run; prints the tables and writes them as a page."""
+    from radit_ray import challenge as challenges
+    from radit_ray.engines.connect import connect
+    from radit_ray.report.challenge import page, render
+
+    challenges.check(config, run)  # before a cluster is started for nothing
+    connect()
+    results = challenges.challenge(config, run=run, output=output, resources=resources)
+    file = storage.join(output, "challenge.md")
+    storage.write_bytes(file, page(results).encode())
+    print(json.dumps(results) if as_json else f"\n{render(results)}\n\n{file} written")
+
+
+def predictions(folder: str, variant: str, *, task: str, form: str, output: str) -> None:
+    """Writes a variant's predictions to one file, for other tools."""
+    from radit_ray.report.predictions import NO_ANSWER, write_predictions
+
+    count = write_predictions(folder, variant, output=output, form=form, task=task)
+    print(f"{output}: {count['rows']} predictions of {variant}")
+    if count["empty"]:
+        written = f", written as {NO_ANSWER!r}" if form == "kilt" else ""
+        print(f"radit: {count['empty']} of them are empty{written}", file=sys.stderr)
 
 
 def tasks(name: str, *, as_json: bool = False) -> None:

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
@@ -148,7 +148,7 @@ class Run:
             "recipe": self.recipe.name,
             **metrics,
             "seeds": [self.recipe.lm_ft.seed],
-            "wall_s": sum(stage["cost"]["wall_s"] for stage in stages.values()),
+            "wall_s": _wall_s(stages.values()),
             "stages": stages,
             "environment": environment(),
         }
@@ -291,11 +291,6 @@ def merge_seeds(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[
         )
         for variant in config.variants
     }
-    distinct = {
-        stage["fingerprint"]: stage["cost"]["wall_s"]
-        for result in results
-        for stage in result["stages"].values()
-    }
     merged = {
         **results[0],
         **measure(
@@ -313,10 +308,15 @@ def merge_seeds(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[
             }
             for result in results
         },
-        "wall_s": sum(distinct.values()),
+        "wall_s": _wall_s(s for result in results for s in result["stages"].values()),
     }
     storage.write_json(storage.join(first.folder, "results.json"), merged)
     return merged
+
+
+def _wall_s(stages: Iterable[dict[str, Any]]) -> float:
+    """Seconds of the artifacts behind some stages; one that serves two roles was made once."""
+    return float(sum({s["fingerprint"]: s["cost"]["wall_s"] for s in stages}.values()))
 
 
 def check_recipe(recipe: Recipe) -> None:

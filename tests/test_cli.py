@@ -48,13 +48,14 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_tells_the_story_and_version_the_release(capsys: pytest.CaptureFixture[str]) -> None:
     assert radit("--help") == 0
     assert capsys.readouterr().out == HELP
-    for command in (*STAGES, "demo", "run", "ask", "world-lm", "doctor"):
+    others = ("demo", "run", "ask", "predictions", "challenge", "few-shot", "world-lm", "doctor")
+    for command in (*STAGES, *others):
         assert f"radit {command}" in HELP
     assert radit("--version") == 0
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", [*STAGES, "run", "world-lm"])
+@pytest.mark.parametrize("command", [*STAGES, "run", "challenge", "world-lm"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", "own", "--help"] if command == "run" else [command, "--help"]
     with pytest.raises(SystemExit) as stop:
@@ -62,7 +63,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert not stop.value.code
     shown = capsys.readouterr().out
     assert "--output" in shown
-    options = {"world-lm": ("size", "steps", "seed", "num-threads", "precision", "world.num-known")}
+    options = {
+        "world-lm": ("size", "steps", "seed", "num-threads", "precision", "world.num-known"),
+        "challenge": ("variants", "split", "limit", "texts", "seed", "resources.num-workers"),
+    }
     others = ("lm", "retriever", "corpus", "examples", "set")
     for name in STAGES.get(command, options.get(command, others)):
         assert f"--{name}" in shown
@@ -85,6 +89,11 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["chunk", "--corpus", "x", "--output", "y", "--max-word", "3"], "max-word"),
         (["ask", "nowhere", "who?"], "nowhere: no run.json"),
         (["ask", "nowhere"], "your question, in quotes"),
+        (["predictions", "nowhere", "radit"], "--output"),
+        (["predictions", "nowhere", "radit", "--output", "x"], "nowhere: does not exist"),
+        (["predictions", "nowhere", "x", "--output", "x", "--format", "csv"], "'jsonl', 'kilt'"),
+        (["challenge", "nowhere", "--output", "x"], "nowhere: no run.json"),
+        (["challenge", "nowhere"], "--output"),
         (["world-lm"], "--output"),
         (["world-lm", "--output", "x", "--size", "xl"], "'xl'.*'s', 'm', 'l'"),
         (["world-lm", "--output", "x", "--precision", "fp8"], "'fp8'.*'bf16', 'fp32'"),
@@ -331,3 +340,10 @@ def test_an_lm_without_an_end_token_is_one_line(
     assert radit("score", "--ranked", chain.ranked, "--lm", lm, "--output", output) == 2
     assert "eos_token" in one_line(capsys)
     assert read_manifest(output) is None
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
+    command = f"set -o pipefail; {sys.executable} -m radit_ray.cli tasks | head -n 1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout == "evaluation of the paper\n"

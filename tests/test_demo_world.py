@@ -21,10 +21,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from radit_ray import demo_world, recipes
-from radit_ray.cli import WorldLmArgs, _dispatch, _guarded, _parse
+from radit_ray.cli import WorldLmArgs, _dispatch, _guarded
 from radit_ray.data.world import WorldConfig, make_world, write_world
 from radit_ray.data.world_prose import about_world, pretraining_text
 from radit_ray.models.pretrain import pretrain
+from radit_ray.options import parse
 
 SMALL = WorldConfig(
     num_known=9, num_eval=6, num_distractors=0, num_noise=0, changed_share=0.5
@@ -138,7 +139,7 @@ def test_the_record_of_the_packaged_lm_names_the_command_that_makes_it() -> None
     record = json.loads(Path(recipes.WORLD_LM, "world_lm.json").read_text())
     program, name, *words = shlex.split(record["command"])
     assert (program, name) == ("radit", "world-lm")
-    args = _parse(WorldLmArgs, words, "radit world-lm")
+    args = parse(WorldLmArgs, words, "radit world-lm")
     about = about_world(make_world(args.world, snapshot=args.snapshot))
     assert {**record, **json.loads(json.dumps(about))} == record
     assert (args.size, args.seed, args.precision, args.steps) == ("s", 0, "bf16", None)
@@ -156,7 +157,7 @@ def test_the_flags_of_a_world_parse_into_that_world() -> None:
     )
     for config, snapshot in ((WorldConfig(), 1), (SMALL, 1), (other, 2)):
         words = ["--output", "x", *demo_world.world_flags(config, snapshot)]
-        args = _parse(WorldLmArgs, words, "radit world-lm")
+        args = parse(WorldLmArgs, words, "radit world-lm")
         assert (args.world, args.snapshot) == (config, snapshot)
     assert demo_world.world_flags(WorldConfig(), 1) == []
 

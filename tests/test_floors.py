@@ -17,9 +17,8 @@ import radit_ray
 
 PACKAGE = Path(radit_ray.__file__).parent
 FLOORS = ("core", "data", "models", "engines", "stages", "serving", "report")
-TOP = {
-    *("cli", "commands", "cycles", "demo_world", "harness", "recipes", "runs", "pipeline", "plan")
-}
+TOP = {"cli", "cli_results", "commands", "cycles", "demo_world", "options", "pairs", "pipeline"}
+TOP |= {"challenge", "few_shot", "harness", "plan", "recipes", "runs", "suite_commands", "suites"}
 FRAMEWORKS = {"transformers", "sentence_transformers", "peft", "faiss", "deepspeed"}
 # floor -> what it may import of ours; what it may never import; what its import may not even load
 ALLOWED = {

@@ -34,16 +34,32 @@ def bootstrap_mean(
     (0.5, 0.0, 1.0)
     """
     value_B, group_B = _checked(values_B, groups_B, num_samples)
-    num_groups = int(group_B.max()) + 1
-    sum_G = np.bincount(group_B, weights=value_B, minlength=num_groups)
-    count_G = np.bincount(group_B, minlength=num_groups)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    means = []
-    for num in _block_sizes(num_samples, num_groups):
-        draw_RG = generator.integers(num_groups, size=(num, num_groups))
-        means.append(sum_G[draw_RG].sum(axis=1) / count_G[draw_RG].sum(axis=1))
-    low, high = np.percentile(np.concatenate(means), LOW_HIGH_PERCENT)
+    low, high = np.percentile(_resampled(value_B, group_B, num_samples, seed), LOW_HIGH_PERCENT)
     return float(value_B.mean()), float(low), float(high)
+
+
+def bootstrap_macro(
+    strata: Sequence[tuple[ArrayLike, Sequence[Hashable]]],
+    *,
+    num_samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """(mean of the strata's means, low, high): the plain average over tasks, each (values, groups)
+    resampled by itself.
+
+    >>> bootstrap_macro([([0.0, 0.0], ["a", "b"]), ([1.0] * 4, list("abcd"))], num_samples=100)
+    (0.5, 0.5, 0.5)
+    """
+    if not strata:
+        raise InputError("no task to average over; evaluate at least one")
+    checked = [_checked(values, groups, num_samples) for values, groups in strata]
+    mean = float(np.mean([value_B.mean() for value_B, _ in checked]))
+    means_SR = [
+        _resampled(value_B, group_B, num_samples, seed + number)
+        for number, (value_B, group_B) in enumerate(checked)
+    ]
+    low, high = np.percentile(np.mean(means_SR, axis=0), LOW_HIGH_PERCENT)
+    return mean, float(low), float(high)
 
 
 def paired_bootstrap(
@@ -77,6 +93,21 @@ def minimum_detectable_effect(low: float, high: float) -> float:
     0.28
     """
     return (_Z_975 + _Z_80) / _Z_975 * (high - low) / 2
+
+
+def _resampled(
+    value_B: NDArray[np.float64], group_B: NDArray[np.int64], num_samples: int, seed: int
+) -> NDArray[np.float64]:
+    """(R,) means over whole groups drawn with replacement."""
+    num_groups = int(group_B.max()) + 1
+    sum_G = np.bincount(group_B, weights=value_B, minlength=num_groups)
+    count_G = np.bincount(group_B, minlength=num_groups)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    means = []
+    for num in _block_sizes(num_samples, num_groups):
+        draw_RG = generator.integers(num_groups, size=(num, num_groups))
+        means.append(sum_G[draw_RG].sum(axis=1) / count_G[draw_RG].sum(axis=1))
+    return np.concatenate(means)
 
 
 def _block_sizes(num_samples: int, num_groups: int) -> list[int]:

@@ -78,8 +78,8 @@ def rouge_l(prediction: str, answers: Sequence[str]) -> float:
 
 
 def _rouge_l(prediction: str, answer: str) -> float:
-    if not prediction.strip(". \t\n") or not answer.strip(". \t\n"):
-        return 0.0  # the package raises for a text without sentences
+    if not all(text.replace(".", " ").split() for text in (prediction, answer)):
+        return 0.0  # without any word the package raises, or finds the "word" between two spaces
     from rouge import Rouge  # imported here, so that core itself stays on numpy and torch
 
     # The package walks back through its table by recursion, one call per word of a pair of

@@ -70,6 +70,17 @@ def inside_run(run: str, path: str) -> str:
     return os.path.expanduser(path)
 
 
+def run_record(run: str) -> dict[str, Any]:
+    """run.json of a finished run; InputError where `run` is none."""
+    file = storage.join(run, "run.json")
+    if not storage.exists(file):
+        raise InputError(
+            f"{run}: no run.json, expected the folder of a finished `radit run`; run it to its "
+            "end first"
+        )
+    return dict(storage.read_json(file))
+
+
 def make_link(path: str, target: str) -> None:
     """Makes `path` stand for the artifact at `target`: a relative symbolic link, or a link file on
     object stores.
@@ -106,20 +117,23 @@ def read_manifest(path: str) -> dict[str, Any] | None:
     return dict(manifest)
 
 
-def artifact_input(path: str, stage: str) -> Input:
+def artifact_input(path: str, stage: str | tuple[str, ...]) -> Input:
     """The finished artifact of `stage` at `path`; InputError where it is missing, unfinished or of
-    another stage.
+    another stage. Of several stages whose artifacts have one format the first is the usual one.
     """
+    stages = (stage,) if isinstance(stage, str) else stage
     folder = resolve_link(path)
     manifest = read_manifest(folder)
     if manifest is None:
         state = "is unfinished (no manifest.json)" if storage.exists(folder) else "does not exist"
         raise InputError(
-            f"{path}: {state}, expected a finished `{stage}` artifact; run `radit {stage}` first"
+            f"{path}: {state}, expected a finished `{stages[0]}` artifact; run "
+            f"`radit {stages[0]}` first"
         )
-    if manifest["stage"] != stage:
+    if manifest["stage"] not in stages:
         raise InputError(
-            f"{path}: made by `{manifest['stage']}`, expected an artifact of `{stage}`"
+            f"{path}: made by `{manifest['stage']}`, expected an artifact of "
+            f"{' or '.join(f'`{name}`' for name in stages)}"
         )
     return Input(path=folder, fingerprint=manifest["fingerprint"])
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -63,6 +64,7 @@ _READERS = {
     **dict.fromkeys((".txt", ".tsv", ".csv"), _iter_table),
     ".xml": iter_quail_xml,
 }
+_SPLIT_ENDING = re.compile(r"_(train|dev|val|test)$")
 _NAMED = re.compile(rf"({'|'.join(SPLIT_NAMES)})=")
 
 
@@ -90,17 +92,21 @@ def read_examples(
     bad = BadRows(mode=on_bad_row, quarantine=quarantine)
     rows: list[dict[str, Any]] = []
     place_of: dict[str, str] = {}
-    for source in _sources(spec):
-        found = []
-        for path, record, row in _source_rows(source, bad, task, category):
+    for _, group in itertools.groupby(_sources(spec), key=lambda source: source.part):
+        sources = list(group)
+        read = [item for s in sources for item in _source_rows(s, bad, task, category)]
+        if sources[0].sample:
+            kept = _limited([row for _, _, row in read], sources[0].sample, seed, sources[0].skip)
+            ids = {row["id"] for row in kept}
+            read = [item for item in read if item[2]["id"] in ids]
+        for path, record, row in read:
             place = f"{path}:{record.line}" + (f" (item {record.item})" if record.item else "")
             if row["id"] in place_of:
                 reason = f"id {row['id']!r} is taken by {place_of[row['id']]}; make ids unique"
                 bad.report(path, record, reason)
                 continue
             place_of[row["id"]] = place
-            found.append(row)
-        rows += _limited(found, source.sample, seed) if source.sample else found
+            rows.append(row)
     if not rows:
         raise InputError(f"{spec}: no usable example; expected rows with `question` and `answers`")
     _cut_splits(rows, {"dev": dev_share, "eval": eval_share}, seed)
@@ -202,7 +208,8 @@ def _partial_rows(
         for member, path in members:
             name = os.path.splitext(member)[0]
             for record, partial in _file_rows(source, path, bad, category):
-                partial.setdefault("article", name.rpartition("/")[2])
+                # MMLU's law_dev.csv and law_test.csv are one subject
+                partial.setdefault("article", _SPLIT_ENDING.sub("", name.rpartition("/")[2]))
                 yield f"{archive}!{member}", name, record, partial
 
 
@@ -356,11 +363,16 @@ def _cut_splits(rows: list[dict[str, Any]], shares: dict[str, float], seed: int)
             row["split"] = split_of.get(row["group"], "train")
 
 
-def _limited(rows: list[dict[str, Any]], limit: int, seed: int) -> list[dict[str, Any]]:
+def _limited(
+    rows: list[dict[str, Any]], limit: int, seed: int, skip: int = 0
+) -> list[dict[str, Any]]:
+    """At most `limit` rows of each split, in file order: those whose ids hash lowest, after the
+    `skip` lowest.
+    """
     kept: set[str] = set()
     for split in SPLITS:
         ids = [row["id"] for row in rows if row["split"] == split]
-        kept.update(sorted(ids, key=lambda name: _hash(seed, name))[:limit])
+        kept.update(sorted(ids, key=lambda name: _hash(seed, name))[skip : skip + limit])
     return [row for row in rows if row["id"] in kept]
 
 

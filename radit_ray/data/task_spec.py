@@ -78,4 +78,6 @@ class Source:
     only: str = ""  # rows of this split only, where the rows say it
     task: Task | None = None
     instead_of: str = ""  # the native files that are not there
-    sample: int = 0  # keep at most so many, a seeded choice; 0 = all
+    part: str = ""  # the item of the spec that it belongs to; sampled with the others of it
+    skip: int = 0  # leave out so many, the first of a seeded order
+    sample: int = 0  # then keep at most so many; 0 = all

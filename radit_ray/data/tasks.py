@@ -1,8 +1,9 @@
-"""Tasks by name: `task:NAME[:SPLIT]` in, the files or hub splits to read out.
+"""Tasks by name: `task:NAME[:SPLIT][@N]` in, the files or hub splits to read out.
 
 `task:NAME` is what the paper uses of a set: the split it measures, as our split `eval` (official
 dev sets sampled to 2,500), or the training split. `task:NAME:SPLIT` is that split, whole, under its
-own name. A file below $RADIT_DATA, else ../shared/data, comes before the hub.
+own name. `@N` keeps N examples, the first of a seeded order, and `@M+N` the N after those M. A file
+below $RADIT_DATA, else ../shared/data, comes before the hub.
 
 Any JSONL is a task without code: `id question answers` and, where they matter, `task category
 template metric scoring choices context` (see `rows`).
@@ -51,6 +52,7 @@ def parse_task(spec: str) -> tuple[Task, str]:
     >>> parse_task("task:nq:validation")[1]
     'dev'
     """
+    spec, _, _ = _amount(spec)
     name, _, asked = spec.removeprefix(PREFIX).strip().partition(":")
     task = task_named(name)
     split = SPLIT_NAMES.get(asked, asked)
@@ -59,13 +61,29 @@ def parse_task(spec: str) -> tuple[Task, str]:
     return task, split
 
 
+def _amount(spec: str) -> tuple[str, int, int]:
+    """(spec without it, skip, sample) of `...@N` or `...@M+N`; sample 0 = all.
+
+    >>> _amount("task:nq:dev@50+5")
+    ('task:nq:dev', 50, 5)
+    """
+    name, separator, amount = spec.partition("@")
+    if not separator:
+        return spec, 0, 0
+    skip, plus, sample = amount.rpartition("+")
+    if not sample.isdecimal() or not int(sample) or (plus and not skip.isdecimal()):
+        raise InputError(f"{spec!r}, expected @N or @M+N behind a task, with N of 1 or more")
+    return name, int(skip or 0), int(sample)
+
+
 def sources(spec: str) -> list[Source]:
-    """What to read for `task:NAME[:SPLIT]`."""
+    """What to read for `task:NAME[:SPLIT][@N]`."""
     task, asked = parse_task(spec)
+    _, skip, amount = _amount(spec)
     split = asked or task.split
     measured = not asked and split != "train"
     shown = "eval" if measured else split
-    sample = DEV_SAMPLE if measured and split == "dev" else 0
+    sample = amount or (DEV_SAMPLE if measured and split == "dev" else 0)
     found = local_files(task, split)
     files, inside = task.files_of(split)
     if found:
@@ -75,6 +93,8 @@ def sources(spec: str) -> list[Source]:
                 split="" if inside else shown,
                 only=split if inside else "",
                 task=task,
+                part=spec,
+                skip=skip,
                 sample=sample,
             )
             for path in found
@@ -86,7 +106,17 @@ def sources(spec: str) -> list[Source]:
         )
     name, _, config = task.hub.partition(":")
     path = f"{HUB}{name}:{config}:{task.hub_splits[split]}"
-    return [Source(path=path, split=shown, task=task, sample=sample, instead_of=files)]
+    return [
+        Source(
+            path=path,
+            split=shown,
+            task=task,
+            part=spec,
+            skip=skip,
+            sample=sample,
+            instead_of=files,
+        )
+    ]
 
 
 def local_files(task: Task, split: str) -> list[str]:

@@ -10,8 +10,7 @@ import dataclasses
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.data import storage
-from radit_ray.data.artifacts import inside_run
+from radit_ray.data.artifacts import inside_run, run_record
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import Variant, answer_batch
 from radit_ray.engines.connect import quiet
@@ -40,13 +39,7 @@ def open_variant(run: str, name: str, *, device: str = "cpu", lm_precision: str 
     demonstrations.
     """
     quiet()
-    file = storage.join(run, "run.json")
-    if not storage.exists(file):
-        raise InputError(
-            f"{run}: no run.json, expected the folder of a finished `radit run`; run it to its "
-            "end first"
-        )
-    variants = storage.read_json(file)["variants"]
+    variants = run_record(run)["variants"]
     if name not in variants:
         raise InputError(f"run {run} has no variant {name!r}{nearest(name, variants)}")
     made = variants[name]

@@ -25,10 +25,10 @@ def variants_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
     """One row a variant: each metric with its 95% interval; "-" where a variant has none."""
     metrics = ["em", "f1", "nll", "recall@1", "recall@5"]
     rows = [
-        [name, *(_interval(values.get(metric)) for metric in metrics), MEANING.get(name, "")]
+        [name, *(interval_text(values.get(metric)) for metric in metrics), MEANING.get(name, "")]
         for name, values in results["variants"].items()
     ]
-    return _table(
+    return text_table(
         [f"variant ({results['num_questions']} questions)", *metrics, "what it is"], rows, markdown
     )
 
@@ -38,10 +38,10 @@ def contrasts_table(results: Mapping[str, Any], *, markdown: bool = False) -> st
     outside; in round brackets the smallest difference that such a sample finds 4 times in 5.
     """
     rows = [
-        [name.replace("-minus-", " - "), *(_difference(values.get(m)) for m in COMPARED)]
+        [name.replace("-minus-", " - "), *(difference_text(values.get(m)) for m in COMPARED)]
         for name, values in results["contrasts"].items()
     ]
-    return _table(["contrast (detectable)", *COMPARED], rows, markdown)
+    return text_table(["contrast (detectable)", *COMPARED], rows, markdown)
 
 
 def seeds_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -51,13 +51,16 @@ def seeds_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         [
             name.replace("-minus-", " - "),
             metric,
-            *(_difference(seed["contrasts"].get(name, {}).get(metric)) for seed in seeds.values()),
+            *(
+                difference_text(seed["contrasts"].get(name, {}).get(metric))
+                for seed in seeds.values()
+            ),
         ]
         for name in results["contrasts"]
         for metric in ("em", "nll", "recall@1")
     ]
     rows = [row for row in rows if any(float(cell.split()[0]) for cell in row[2:] if cell != "-")]
-    return _table(
+    return text_table(
         ["by training seed", "metric", *(f"seed {seed}" for seed in seeds)], rows, markdown
     )
 
@@ -66,11 +69,11 @@ def retrieval_table(results: Mapping[str, Any], *, markdown: bool = False) -> st
     """Recall by the gold chunk and by answer string, of each variant that is shown chunks."""
     metrics = ["recall@1", "recall@5", "answer_recall@1", "answer_recall@5"]
     rows = [
-        [name, *(_interval(values.get(metric)) for metric in metrics)]
+        [name, *(interval_text(values.get(metric)) for metric in metrics)]
         for name, values in results["variants"].items()
         if "recall@1" in values
     ]
-    return _table(["variant", *metrics], rows, markdown)
+    return text_table(["variant", *metrics], rows, markdown)
 
 
 def articles_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -88,7 +91,9 @@ def articles_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
         ]
         for article, entry in found
     ]
-    return _table(["article", "questions", *(f"{name} f1 / nll" for name in names)], rows, markdown)
+    return text_table(
+        ["article", "questions", *(f"{name} f1 / nll" for name in names)], rows, markdown
+    )
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -138,7 +143,7 @@ def page(results: Mapping[str, Any]) -> str:
             *articles,
             "## Stages",
             "",
-            _table(head, rows, markdown=True),
+            text_table(head, rows, markdown=True),
             "",
         ]
     )
@@ -168,11 +173,11 @@ def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     if len(tasks) > 1:
         metrics = ["em", "f1", "nll", *(["score"] if _has_scores(tasks) else [])]
         rows = [
-            [task, name, *(_interval(values.get(metric)) for metric in metrics)]
+            [task, name, *(interval_text(values.get(metric)) for metric in metrics)]
             for task, variants in tasks.items()
             for name, values in variants.items()
         ]
-        parts.append(_table(["task", "variant", *metrics], rows, markdown))
+        parts.append(text_table(["task", "variant", *metrics], rows, markdown))
     return "\n\n".join(parts)
 
 
@@ -182,11 +187,11 @@ def _has_scores(tasks: Mapping[str, Any]) -> bool:
     return any("score" in v and v["score"]["value"] != v["em"]["value"] for v in cells)
 
 
-def _interval(cell: Mapping[str, float] | None) -> str:
+def interval_text(cell: Mapping[str, float] | None) -> str:
     return "-" if cell is None else f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
-def _difference(cell: Mapping[str, float] | None) -> str:
+def difference_text(cell: Mapping[str, float] | None) -> str:
     if cell is None:
         return "-"
     clear = "*" if cell["low"] > 0 or cell["high"] < 0 else ""
@@ -194,7 +199,7 @@ def _difference(cell: Mapping[str, float] | None) -> str:
     return f"{cell['diff']:+.3f} [{cell['low']:+.3f}, {cell['high']:+.3f}]{clear}{detectable}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
     if markdown:
         lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -13,13 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import random
 from typing import Any
 
 import pyarrow as pa
 
 from radit_ray.core.errors import InputError
-from radit_ray.core.templates import shot
 from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
@@ -32,13 +30,15 @@ from radit_ray.data.artifacts import (
 )
 from radit_ray.data.work import Work
 from radit_ray.engines.answering import PREDICTION, Variant, answer_batch, check_variant
+from radit_ray.engines.demonstrations import draw_shots, shots_of
 from radit_ray.engines.measuring import check_contrast, measure, read_predictions
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.causal_lm import CausalLM
 
-VERSION = 3
+VERSION = 4
+RANKED_BY = ("retrieve", "challenge")  # whose artifacts hold ranked rows with questions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,11 @@ def evaluate(
         check_variant(variant)
     for contrast in config.contrasts:
         check_contrast(contrast, names)
-    ranked_of = {v.name: artifact_input(v.ranked or ranked, "retrieve") for v in config.variants}
+    ranked_of = {v.name: artifact_input(v.ranked or ranked, RANKED_BY) for v in config.variants}
     lm_of = {v.name: model_input(v.lm, what="lm") for v in config.variants}
     # what each variant's paths hold is part of the identity, the paths are not
     plain = tuple(dataclasses.replace(v, lm="", ranked="") for v in config.variants)
-    inputs = {"ranked": artifact_input(ranked, "retrieve")}
+    inputs = {"ranked": artifact_input(ranked, RANKED_BY)}
     inputs |= {
         f"ranked/{name}": value for name, value in ranked_of.items() if value != inputs["ranked"]
     }
@@ -133,6 +133,7 @@ def _items(
     items: list[dict[str, Any]] = []
     first: dict[Any, str] = {}
     twins = {}
+    subjects = {path: _subjects(path, shards) for path, shards in questions.items()}
     for variant in sorted(config.variants, key=lambda v: lm_of[v.name].fingerprint):
         source = ranked_of[variant.name]
         t_r = variant.t_r or _recorded_t_r(source)
@@ -148,7 +149,7 @@ def _items(
             "lm": lm_of[variant.name].path,
             "ranked": source.path,
             "t_r": t_r,
-            "shots": draw_shots(source, variant, config),
+            "shots": draw_shots(source, variant, subjects[source.path], seed=config.seed),
         }
         items += [
             {"name": f"{variant.name}/{name}", "shard": name, "rows": rows, **used}
@@ -159,6 +160,15 @@ def _items(
         [item for item in items if item["name"] in todo],
         {name: answered for name, answered in twins.items() if name in todo},
     )
+
+
+def _subjects(path: str, chosen: dict[str, list[int]]) -> set[tuple[str, str]]:
+    """(task, article) of the questions."""
+    found = set()
+    for name, rows in chosen.items():
+        table = read_shard(storage.join(path, name), ["task", "article"]).take(pa.array(rows))
+        found |= {(row["task"], row["article"]) for row in table.to_pylist()}
+    return found
 
 
 def choose_questions(source: Input, config: EvaluateConfig) -> dict[str, list[int]]:
@@ -189,37 +199,6 @@ def _recorded_t_r(source: Input) -> float:
     return float(manifest["metrics"]["t_r"])
 
 
-def draw_shots(source: Input, variant: Variant, config: EvaluateConfig) -> list[str]:
-    """Whole demonstrations for a variant: a seeded draw from split "train", each with its own top
-    chunk where asked.
-    """
-    if not variant.shots:
-        return []
-    found: list[dict[str, Any]] = []
-    for name in shard_names(source):
-        table = read_shard(source.file(name))
-        found += [
-            row for row in table.to_pylist() if row["split"] == "train" and row["task"] != "corpus"
-        ]
-        if len(found) >= 100 * variant.shots:
-            break
-    if len(found) < variant.shots:
-        raise InputError(
-            f"variant {variant.name!r} wants {variant.shots} shots, {len(found)} train examples "
-            "are there; lower shots"
-        )
-    drawn = random.Random(config.seed).sample(found, variant.shots)
-    with_chunk = variant.shot_chunks and variant.k > 0
-    return [
-        shot(
-            row,
-            template=variant.template,
-            chunk=(row["titles"][0], row["texts"][0]) if with_chunk and row["texts"] else None,
-        )
-        for row in drawn
-    ]
-
-
 class EvaluateWorker:
     """Holds one LM at a time; answers one variant's shard a call."""
 
@@ -242,12 +221,26 @@ class EvaluateWorker:
         lm = self.lm
         table = read_shard(storage.join(item["ranked"], item["shard"]))
         rows = table.take(pa.array(item["rows"])).to_pylist()
-        shots = list(item["shots"])
+        asked: dict[tuple[str, ...], list[int]] = {}  # questions that share their demonstrations
+        for number, row in enumerate(rows):
+            asked.setdefault(tuple(shots_of(item["shots"], row)), []).append(number)
+
+        def answer() -> tuple[list[dict[str, Any]], int]:
+            found, tokens = {}, 0
+            for shots, numbers in asked.items():
+                answers, used = answer_batch(
+                    lm,
+                    [rows[number] for number in numbers],
+                    variant,
+                    t_r=item["t_r"],
+                    shots=shots,
+                    batch_tokens=self.batch_tokens,
+                )
+                found |= dict(zip(numbers, answers, strict=True))
+                tokens += used
+            return [found[number] for number in range(len(rows))], tokens
+
         meter = Meter(flops_per_token=lm.flops_per_token)
-        predictions, cost = meter.measure(
-            lambda: answer_batch(
-                lm, rows, variant, t_r=item["t_r"], shots=shots, batch_tokens=self.batch_tokens
-            )
-        )
+        predictions, cost = meter.measure(answer)
         table = pa.Table.from_pylist(predictions, schema=PREDICTION)
         return commit_shard(self.output, item["name"], table, **cost)

@@ -53,7 +53,7 @@ class RetrieveConfig:
     preset: str = "auto"  # as in embed
     precision: str = "fp32"  # of the query encoder: "fp32", "bf16" or "auto"
     k: int = 10  # chunks of one example (paper: 10)
-    nprobe: int = 0  # ivf, ivfpq: cells visited, 0 = a sixteenth of them
+    nprobe: int = 0  # ivf, ivfpq: cells visited, 0 = the root of them
     corpus_examples: int = 0  # self-supervised examples from chunks (paper: 900,000)
     corpus_tokens: int = 50  # query-encoder tokens of a corpus example's query and of its answer
     dev_share: float = 0.1  # share of groups cut from train where the examples have no dev split

@@ -22,6 +22,7 @@ from radit_ray.models.causal_lm import CausalLM
 T_R = 0.2
 NEW = 6
 CLOSE = 1e-3  # nats, of sums over some tokens in fp32
+NUM_QUESTIONS = len(questions()["eval"])  # the whole test set of the tiny world
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +130,13 @@ def run(lm: CausalLM, rows: list[dict[str, Any]], **fields: Any) -> list[dict[st
     return predictions
 
 
-def test_answers_equals_the_slow_loop(lm: CausalLM) -> None:
-    rows = [ranked_row(n) for n in range(5)]
-    predictions = run(lm, rows, k=3, ensemble="answers")
+@pytest.mark.parametrize("k", [1, 3])
+def test_answers_equals_the_slow_loop_on_every_question(lm: CausalLM, k: int) -> None:
+    rows = [ranked_row(n) for n in range(NUM_QUESTIONS)]
+    predictions = run(lm, rows, k=k, ensemble="answers")
     several = 0
     for row, prediction in zip(rows, predictions, strict=True):
-        slow = slow_answers(lm, row, 3)
+        slow = slow_answers(lm, row, k)
         assert prediction["chunk_answers"] == slow["alone"]
         assert set(prediction["candidates"]) == set(slow["scores"])
         if len(slow["scores"]) > 1:
@@ -143,16 +145,16 @@ def test_answers_equals_the_slow_loop(lm: CausalLM) -> None:
                 zip(prediction["candidates"], prediction["candidate_logprobs"], strict=True)
             )
             assert found == pytest.approx(slow["scores"], abs=CLOSE)
-        best = max(slow["scores"], key=lambda a: slow["scores"][a])
+        best = max(slow["scores"], key=lambda a: slow["scores"][a], default="")
         assert prediction["prediction"] == best
-        assert prediction["p_r"] == pytest.approx(p_r(row, 3), abs=1e-6)
-        assert prediction["nll"] == pytest.approx(slow_nll(lm, row, 3), abs=CLOSE)
+        assert prediction["p_r"] == pytest.approx(p_r(row, k), abs=1e-6)
+        assert prediction["nll"] == pytest.approx(slow_nll(lm, row, k), abs=CLOSE)
         expected = [
             sum_logprob(lm, prompt_ids(lm, row, text), lm.answer_ids(row["answers"][0]))
-            for text in backgrounds(row, 3)
+            for text in backgrounds(row, k)
         ]
         assert prediction["chunk_logprobs"] == pytest.approx(expected, abs=CLOSE)
-    assert several > 1  # else nothing was weighed
+    assert several > NUM_QUESTIONS / 2 if k > 1 else not several  # else nothing was weighed
 
 
 def test_max_answers_keeps_those_with_most_weight(lm: CausalLM) -> None:
@@ -167,14 +169,15 @@ def test_max_answers_keeps_those_with_most_weight(lm: CausalLM) -> None:
         assert set(cut["candidates"]) == set(expected)
 
 
-def test_tokens_equals_the_slow_loop(lm: CausalLM) -> None:
-    rows = [ranked_row(n) for n in range(5)] + [ranked_row(5, k=2)]
-    predictions = run(lm, rows, k=3, ensemble="tokens")
+@pytest.mark.parametrize("k", [1, 3])
+def test_tokens_equals_the_slow_loop_on_every_question(lm: CausalLM, k: int) -> None:
+    rows = [ranked_row(n) for n in range(NUM_QUESTIONS)] + [ranked_row(5, k=2)]
+    predictions = run(lm, rows, k=k, ensemble="tokens")
     for row, prediction in zip(rows, predictions, strict=True):
-        k = len(row["texts"])
+        shown = min(k, len(row["texts"]))
         prompts = [prompt_ids(lm, row, text) for text in backgrounds(row, k)]
-        assert prediction["prediction"] == decode(lm, prompts, p_r(row, k))
-        assert prediction["nll"] == pytest.approx(slow_nll(lm, row, k), abs=CLOSE)
+        assert prediction["prediction"] == decode(lm, prompts, p_r(row, shown))
+        assert prediction["nll"] == pytest.approx(slow_nll(lm, row, shown), abs=CLOSE)
 
 
 def test_concat_is_one_prompt_of_all_chunks(lm: CausalLM) -> None:
@@ -226,18 +229,22 @@ def choice_row(number: int) -> dict[str, Any]:
     )
 
 
+@pytest.mark.parametrize("ensemble", ["answers", "tokens"])
+@pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("scoring", ["nll", "nll_token", "nll_char", "nll_compl"])
-def test_choices_by_weighted_probability(lm: CausalLM, scoring: str) -> None:
-    """Template "qa": the options' own text is scored."""
-    rows = [choice_row(n) for n in range(4)]
-    predictions = run(lm, rows, k=3, scoring=scoring, template="qa")
+def test_choices_by_weighted_probability_on_every_question(
+    lm: CausalLM, scoring: str, k: int, ensemble: str
+) -> None:
+    """Template "qa": the options' own text is scored, the same way in both ensembles."""
+    rows = [choice_row(n) for n in range(NUM_QUESTIONS)]
+    predictions = run(lm, rows, k=k, scoring=scoring, template="qa", ensemble=ensemble)
     for row, prediction in zip(rows, predictions, strict=True):
         scores = []
         for choice in row["choices"]:
             ids = lm.answer_ids(choice)
             total = sum(
                 weight * math.exp(sum_logprob(lm, prompt_ids(lm, row, text), ids))
-                for text, weight in zip(backgrounds(row, 3), p_r(row, 3), strict=True)
+                for text, weight in zip(backgrounds(row, k), p_r(row, k), strict=True)
             )
             bare = [lm.tokenizer.bos_token_id]
             bare += lm.tokenizer("Answer:", add_special_tokens=False)["input_ids"]

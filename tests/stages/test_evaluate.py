@@ -22,9 +22,11 @@ from radit_ray.data.artifacts import (
     shard_names,
 )
 from radit_ray.engines.answering import METRICS, Variant, answer_batch
+from radit_ray.engines.demonstrations import draw_shots, shots_of
 from radit_ray.engines.resources import Resources
 from radit_ray.models.causal_lm import CausalLM
-from radit_ray.stages.evaluate import EvaluateConfig, draw_shots, evaluate
+from radit_ray.report.predictions import write_predictions
+from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 
 pytestmark = pytest.mark.ray
 ONE = Resources(num_workers=1)
@@ -79,6 +81,15 @@ def test_a_variant_that_is_another_by_name_answers_as_it_does(evaluated: Artifac
     assert predictions(evaluated, "replug-again") == predictions(evaluated, "replug")
 
 
+def test_an_export_holds_the_rows_of_the_artifact(evaluated: Artifact, tmp_path: Path) -> None:
+    output = str(tmp_path / "out.parquet")
+    write_predictions(evaluated.path, "replug", output=output, form="parquet")
+    exported = read_shard(output).to_pylist()
+    for row, whole in zip(exported, predictions(evaluated, "replug"), strict=True):
+        assert row == {name: whole[name] for name in row}
+        assert len(row["p_r"]) == len(row["chunk_ids"]) == 3
+
+
 def test_metrics_are_the_means_of_the_rows(evaluated: Artifact, chain: Chain) -> None:
     found = evaluated.metrics["variants"]
     assert list(found) == [variant.name for variant in variants_of(chain)]
@@ -115,33 +126,12 @@ def test_rows_equal_answering_in_this_process(evaluated: Artifact, chain: Chain)
     rows = eval_rows(chain)
     source = artifact_input(chain.ranked, "retrieve")
     for variant in variants_of(chain):
-        shots = draw_shots(source, variant, EvaluateConfig())
+        shots = shots_of(draw_shots(source, variant, [], seed=0), rows[0])
         assert len(shots) == variant.shots
         here, _ = answer_batch(lm, rows, variant, t_r=T_R, shots=shots)
         for a, b in zip(here, predictions(evaluated, variant.name), strict=True):
             assert a["prediction"] == b["prediction"]
             assert a["nll"] == pytest.approx(b["nll"], abs=1e-3)
-
-
-def test_shots_are_whole_demonstrations_of_train(chain: Chain) -> None:
-    source = artifact_input(chain.ranked, "retrieve")
-    train = {
-        row["question"]: row
-        for table in iter_tables(source)
-        for row in table.to_pylist()
-        if row["split"] == "train" and row["task"] == "tiny"
-    }
-    with_chunk = draw_shots(source, Variant(name="x", k=2, shots=3), EvaluateConfig())
-    bare = draw_shots(source, Variant(name="x", k=0, shots=3), EvaluateConfig())
-    other = draw_shots(source, Variant(name="x", k=0, shots=3), EvaluateConfig(seed=1))
-    assert bare != other
-    for long, short in zip(with_chunk, bare, strict=True):
-        question = short.removeprefix("Q: ").partition("\n")[0]
-        row = train[question]
-        assert short == f"Q: {question}\nA: {row['answers'][0]}\n\n"
-        assert long == f"Background: {row['titles'][0]} {row['texts'][0]}\n\n{short}"
-    with pytest.raises(InputError, match="wants 99 shots, 36 train examples are there"):
-        draw_shots(source, Variant(name="x", shots=99), EvaluateConfig())
 
 
 def test_a_rerun_with_moved_models_reuses(

@@ -1,0 +1,129 @@
+"""The commands about what a run left: ask it, report it, compare it with the paper, challenge it,
+hand its predictions on; and the question sets known by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from radit_ray.core.errors import InputError
+from radit_ray.options import option, parse, word
+
+
+def ask(arguments: Sequence[str]) -> None:
+    """`radit ask RUN "question"`: the answer, its chunks with p_R, and what each chunk alone would
+    have answered.
+    """
+    fields: list[Any] = [
+        ("run", word("folder of the run")),
+        ("question", word("your question, in quotes")),
+        ("variant", option(str, "a variant of the run"), "radit"),
+        ("json", option(bool, "print the prediction row"), False),
+    ]
+    about = "Asks a finished run, and shows the chunks with p_R and what each alone would answer."
+    kind = dataclasses.make_dataclass("AskArgs", fields, kw_only=True, frozen=True)
+    args = parse(kind, arguments, "radit ask", about)
+    from radit_ray import commands
+
+    commands.ask(args.run, args.question, variant=args.variant, as_json=args.json)
+
+
+def report(arguments: Sequence[str]) -> None:
+    """`radit report DIR`."""
+    from radit_ray import commands
+
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise InputError("usage: radit report DIR (a folder with results.json or suite.json)")
+    commands.report(arguments[0])
+
+
+def challenge(arguments: Sequence[str]) -> None:
+    """`radit challenge RUN --output DIR [--variants a,b] [--limit N] [--split eval]`."""
+    from radit_ray.engines.resources import Resources
+
+    about = (
+        "What the paper did not measure, on a finished run: what the LMs still know without "
+        "chunks, what one wrong chunk does to them, and whether they say what their chunks say."
+    )
+    variants = "variants of the run, one for each LM, with commas; none = the first of each LM"
+    fields: list[Any] = [
+        ("run", word("folder of the run")),
+        ("output", option(str, "folder of challenge.json, challenge.md and what they rest on")),
+        ("variants", option(str, variants), ""),
+        ("split", option(str, "of the questions: train, dev or eval"), "eval"),
+        ("limit", option(int, "questions, a seeded choice; 0 = all that qualify"), 0),
+        ("texts", option(int, "chunks read as plain text; 0 = all of 16 shards"), 500),
+        ("seed", option(int, "of every choice"), 0),
+        ("resources", Resources, Resources()),
+        ("json", option(bool, "print challenge.json instead of tables"), False),
+    ]
+    kind = dataclasses.make_dataclass("ChallengeArgs", fields, kw_only=True, frozen=True)
+    args = parse(kind, arguments, "radit challenge", about)
+    from radit_ray import commands
+    from radit_ray.challenge import ChallengeConfig
+
+    names = tuple(name.strip() for name in args.variants.split(",") if name.strip())
+    config = ChallengeConfig(
+        variants=names, split=args.split, limit=args.limit, num_texts=args.texts, seed=args.seed
+    )
+    commands.challenge(config, args.run, args.output, resources=args.resources, as_json=args.json)
+
+
+def predictions(arguments: Sequence[str]) -> None:
+    """`radit predictions RUN VARIANT [--task NAME] [--format jsonl|kilt|parquet] --output FILE`."""
+    forms = Literal["jsonl", "kilt", "parquet"]
+    kilt = "kilt: what KILT's scorer reads, one task a file"
+    fields: list[Any] = [
+        ("run", word("folder of a finished run, or of an evaluate artifact")),
+        ("variant", word("a variant of it, such as radit")),
+        ("output", option(str, "the file, replaced at once when it is whole")),
+        ("form", option(forms, kilt, "format"), "jsonl"),
+        ("task", option(str, "questions of this task only"), ""),
+    ]
+    about = "Writes one variant's predictions, question by question, for other tools."
+    kind = dataclasses.make_dataclass("PredictionsArgs", fields, kw_only=True, frozen=True)
+    args = parse(kind, arguments, "radit predictions", about)
+    from radit_ray import commands
+
+    commands.predictions(args.run, args.variant, task=args.task, form=args.form, output=args.output)
+
+
+def tasks(arguments: Sequence[str]) -> None:
+    """`radit tasks [NAME[:SPLIT]] [--json]`."""
+    about = "Question sets known by name, for --examples task:NAME[:SPLIT]; of NAME one example."
+    fields: list[Any] = [
+        ("name", word("a task, to see one example as the LM will; NAME:SPLIT for another"), ""),
+        ("json", option(bool, "print JSON"), False),
+    ]
+    kind = dataclasses.make_dataclass("TasksArgs", fields, frozen=True)
+    args = parse(kind, arguments, "radit tasks", about)
+    from radit_ray import commands
+
+    commands.tasks(args.name, as_json=args.json)
+
+
+def suite(arguments: Sequence[str]) -> None:
+    """`radit evaluate --suite NAME --variants FILE|RUN --output DIR`."""
+    from radit_ray import suite_commands
+    from radit_ray.data.suites import suites
+
+    about = (
+        "Evaluates every row of a table on its tasks and puts the paper's values beside ours. "
+        f"Suites: {', '.join(suites())}."
+    )
+    args = parse(suite_commands.SuiteArgs, arguments, "radit evaluate --suite", about)
+    suite_commands.suite(args)
+
+
+def few_shot(arguments: Sequence[str]) -> None:
+    """`radit few-shot RUN --output DIR`."""
+    from radit_ray import suite_commands
+
+    about = "Tunes a finished run's LM further on 64 examples of each task (paper, Table 9)."
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise InputError("usage: radit few-shot RUN --output DIR (RUN: the folder of a run)")
+    rest = arguments if arguments[0] in ("-h", "--help") else arguments[1:]
+    args = parse(suite_commands.FewShotArgs, rest, "radit few-shot RUN", about)
+    suite_commands.few_shot(arguments[0], args)

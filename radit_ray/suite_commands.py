@@ -1,0 +1,118 @@
+"""`radit evaluate --suite` and `radit few-shot`: their options, and what they print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from radit_ray.core.errors import InputError, nearest
+from radit_ray.data import storage
+from radit_ray.engines.resources import Resources
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuiteArgs:
+    """Options of `radit evaluate --suite NAME`."""
+
+    suite: str = ""  # paper-table-2 ... paper-table-14, paper-figure-2, open-domain, ...
+    # folder of a run, or a variants file (.toml, .json) with one table a role; several by commas
+    variants: str = ""
+    output: str = ""  # folder of the suite
+    tasks: str = ""  # only these tasks of the suite, by commas
+    limit: int = 0  # questions of a task, a seeded choice; 0 = all
+    max_new_tokens: int = 0  # of a decoded answer; 0 = each pair's own
+    num_cpus: int = 0  # CPUs of the private cluster; 0 = all
+    json: bool = False  # print suite.json instead of the table
+    resources: Resources = Resources()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FewShotArgs:
+    """Options of `radit few-shot RUN`."""
+
+    output: str  # folder of the tuned LM and of variants.json
+    variant: str = "radit"  # whose LM and query encoder it starts from
+    tasks: str = ""  # by commas; without them those of paper-table-2 but mmlu
+    steps: int = 100  # optimiser steps
+    batch_size: int = 8  # packed sequences of one step
+    seq_len: int = 2048  # tokens of a packed sequence; the LM's context bounds it
+    lr: float = 1e-5  # falls to a tenth
+    eval_every: int = 50  # steps between two looks at dev
+    num_cpus: int = 0  # CPUs of the private cluster; 0 = all
+    json: bool = False  # print the variants file instead of a summary
+    resources: Resources = Resources()
+
+
+def suite(args: SuiteArgs) -> None:
+    """Runs a suite, prints its table and writes `<output>/suite.md`."""
+    from radit_ray.data.suites import suite_named
+    from radit_ray.data.tasks import parse_task
+    from radit_ray.engines.connect import connect
+    from radit_ray.pairs import read_pairs
+    from radit_ray.report.suites import suite_page
+    from radit_ray.suites import run_suite
+
+    for name in ("suite", "variants", "output"):
+        if not getattr(args, name):
+            raise InputError(f"--{name} is missing; see radit evaluate --suite NAME --help")
+    if args.limit < 0:
+        raise InputError(f"limit={args.limit}, expected 0 (all questions) or more")
+    chosen = suite_named(args.suite)
+    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    for task in tasks:
+        parse_task(f"task:{task}")
+    pairs = read_pairs(args.variants)
+    connect(num_cpus=args.num_cpus or None)
+    results = run_suite(
+        chosen,
+        pairs,
+        output=args.output,
+        limit=args.limit,
+        tasks=tasks,
+        max_new_tokens=args.max_new_tokens,
+        resources=args.resources,
+    )
+    file = storage.join(args.output, "suite.md")
+    storage.write_bytes(file, suite_page(results, markdown=True).encode() + b"\n")
+    if args.json:
+        print(json.dumps(results))
+        return
+    print(f"\n{suite_page(results)}\n")
+    print(f"radit: {file}", file=sys.stderr)
+
+
+def few_shot(run: str, args: FewShotArgs) -> None:
+    """Tunes a run's LM on 64 examples of each task."""
+    from radit_ray.engines.connect import connect
+    from radit_ray.few_shot import ROLE, TABLE_9
+    from radit_ray.few_shot import few_shot as tune
+    from radit_ray.pairs import read_pairs
+
+    pairs = read_pairs(run)
+    if args.variant not in pairs:
+        raise InputError(f"{run} has no variant {args.variant!r}{nearest(args.variant, pairs)}")
+    config = dataclasses.replace(
+        TABLE_9,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        seq_len=args.seq_len,
+        lr=args.lr,
+        end_lr=args.lr / 10,
+        eval_every=args.eval_every,
+    )
+    connect(num_cpus=args.num_cpus or None)
+    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    tune(
+        pairs[args.variant],
+        output=args.output,
+        tasks=tasks,
+        config=config,
+        resources=args.resources,
+    )
+    file = storage.join(args.output, "variants.json")
+    if args.json:
+        print(Path(storage.local(file)).read_text() if storage.is_local(file) else file)
+        return
+    print(f"{file}: role {ROLE}; radit evaluate --suite paper-table-2 --variants {run},{file}")
