@@ -79,7 +79,9 @@ class RaditLM(TemplateLM):
             raise InputError("no run given; expected --model_args run=FOLDER,variant=NAME")
         if query not in QUERIES:
             raise InputError(f"unknown query {query!r}{nearest(query, QUERIES)}")
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        # the harness's command line says cuda:0 where nothing is said
+        if not device or device.startswith("cuda"):
+            device = (device or "cuda") if torch.cuda.is_available() else "cpu"
         self.opened = open_variant(run, variant, device=device, lm_precision=precision)
         self.lm = self.opened.lm
         self.run, self.query, self.batch_tokens = run, query, batch_tokens

@@ -125,6 +125,14 @@ def test_only_the_command_line_parses_arguments_or_imports_by_a_computed_name() 
     assert computed <= {"cli.py"}
 
 
+def test_only_the_harness_model_imports_the_harness_and_nobody_imports_it() -> None:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    assert [p.name for p in paths if any(n.split(".")[0] == "lm_eval" for n in imports(p))] == [
+        "harness.py"
+    ]
+    assert not [p for p in paths if "harness" in ours(p)]
+
+
 def test_the_command_line_is_light_until_it_knows_the_command() -> None:
     code = "import sys, radit_ray.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
