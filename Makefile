@@ -12,7 +12,8 @@ setup: .venv/.installed
 
 demo: setup ; .venv/bin/radit demo
 
-test: setup ; $(RUN) pytest -q -m "$(TIER)"
+# One process runs what needs Ray, whose clusters start slowly and mostly wait, another one the rest.
+test: setup ; $(RUN) pytest -q -n 2 --dist loadgroup -m "$(TIER)"
 
 test-data: setup ; $(RUN) pytest -q -m "data and not gpu"
 
