@@ -12,8 +12,7 @@ setup: .venv/.installed
 
 demo: setup ; .venv/bin/radit demo
 
-# One process runs what needs Ray, whose clusters start slowly and mostly wait, another one the rest.
-test: setup ; $(RUN) pytest -q -n 2 --dist loadgroup -m "$(TIER)"
+test: setup ; $(RUN) pytest -q -m "$(TIER)"
 
 test-data: setup ; $(RUN) pytest -q -m "data and not gpu"
 
