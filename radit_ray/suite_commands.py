@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
@@ -104,7 +103,7 @@ def few_shot(run: str, args: FewShotArgs) -> None:
     )
     connect(num_cpus=args.num_cpus or None)
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
-    tune(
+    made = tune(
         pairs[args.variant],
         output=args.output,
         tasks=tasks,
@@ -113,6 +112,6 @@ def few_shot(run: str, args: FewShotArgs) -> None:
     )
     file = storage.join(args.output, "variants.json")
     if args.json:
-        print(Path(storage.local(file)).read_text() if storage.is_local(file) else file)
+        print(json.dumps({ROLE: dataclasses.asdict(made)}))
         return
     print(f"{file}: role {ROLE}; radit evaluate --suite paper-table-2 --variants {run},{file}")

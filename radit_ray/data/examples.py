@@ -15,7 +15,6 @@ what was asked in training is not asked again in other words.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
@@ -48,7 +47,14 @@ from radit_ray.data.records import (
     stem,
     suffixes,
 )
-from radit_ray.data.rows import CATEGORIES, SPLITS, WORD_METRICS, example_row, says_nothing
+from radit_ray.data.rows import (
+    CATEGORIES,
+    SPLITS,
+    WORD_METRICS,
+    example_row,
+    says_nothing,
+    seeded_order,
+)
 from radit_ray.data.storage import exists, is_local, join, list_files, local
 from radit_ray.data.task_spec import Source
 
@@ -344,7 +350,7 @@ def _cut_splits(rows: list[dict[str, Any]], shares: dict[str, float], seed: int)
     present = {row["split"] for row in rows}
     groups = sorted(
         {row["group"] for row in rows if row["split"] == "train"},
-        key=lambda group: _hash(seed, group),
+        key=lambda group: seeded_order(seed, group),
     )
     num_groups, split_of = len(groups), {}
     for split, share in shares.items():
@@ -372,9 +378,5 @@ def _limited(
     kept: set[str] = set()
     for split in SPLITS:
         ids = [row["id"] for row in rows if row["split"] == split]
-        kept.update(sorted(ids, key=lambda name: _hash(seed, name))[skip : skip + limit])
+        kept.update(sorted(ids, key=lambda name: seeded_order(seed, name))[skip : skip + limit])
     return [row for row in rows if row["id"] in kept]
-
-
-def _hash(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()

@@ -207,7 +207,8 @@ def _unpack(archive: str, folder: str) -> None:
                     size += member.size
                     _check_size(archive, size)
                     tar.extract(member, folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError) as error:
+    # RuntimeError: zipfile, of an encrypted archive or a compression it does not know
+    except (zipfile.BadZipFile, tarfile.TarError, RuntimeError) as error:
         raise InputError(
             f"{archive}: the archive cannot be read ({one_line(error)}); copy or download it again"
         ) from None

@@ -12,6 +12,7 @@ over the answer's tokens) that the LM gives the answer under each chunk.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -92,6 +93,13 @@ _RANKED = {
 }
 RANKED = pa.schema([*EXAMPLE, *_schema(_RANKED)])
 SCORED = pa.schema([*RANKED, *_schema({"logprobs": _FLOATS, "num_answer_tokens": pa.int32()})])
+
+
+def seeded_order(seed: int, name: str) -> bytes:
+    """What a seeded choice sorts ids by: the same in every process, and a smaller choice is part of
+    a larger one.
+    """
+    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
 
 
 def text_fault(value: str) -> str:

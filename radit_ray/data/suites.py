@@ -22,7 +22,8 @@ TRUST = {  # how a table, or one of its cells, was read
     "recalled": "found in no source, recalled",
     "curves": "printed as curves only",
 }
-_BASE = "radit run own --lm LM --retriever RETRIEVER --corpus DOCS --examples QA --output RUN"
+_RUN = "radit run own --lm {} --retriever {} --corpus {} --examples QA --output RUN"
+_BASE = _RUN.format("LM", "RETRIEVER", "DOCS")
 # role -> what it is, the command whose run (or variants file) brings it
 ROLES = {
     "closed-book": ("base LM, no chunks", _BASE),
@@ -39,17 +40,23 @@ ROLES = {
     "r-ft-tasks": ("R-ft on task examples only", f"{_BASE} --set score.corpus_share=0"),
     "r-ft-corpus": ("R-ft on corpus examples only", f"{_BASE} --set score.corpus_share=1"),
     "r-ft-both": ("R-ft of both encoders", "not offered: only the query encoder is tuned"),
-    "replug-contriever": ("base LM + Contriever", f"{_BASE} --retriever contriever"),
+    "replug-contriever": ("base LM + Contriever", _RUN.format("LM", "contriever", "DOCS")),
     "replug-contriever-msmarco": (
         "base LM + Contriever tuned on MS MARCO",
-        f"{_BASE} --retriever facebook/contriever-msmarco --preset contriever",
+        _RUN.format("LM", "facebook/contriever-msmarco", "DOCS") + " --preset contriever",
     ),
-    "replug-cc": ("chunks of Common Crawl only", f"{_BASE} --corpus COMMON_CRAWL"),
-    "replug-wiki21": ("chunks of Wikipedia 2021", f"{_BASE} --corpus WIKI_2021"),
-    "replug-wiki21-infobox": ("with its infoboxes", f"{_BASE} --corpus WIKI_2021,INFOBOXES"),
-    "replug-wiki18": ("chunks of Wikipedia 2018", f"{_BASE} --corpus psgs_w100.tsv"),
+    "replug-cc": ("chunks of Common Crawl only", _RUN.format("LM", "RETRIEVER", "COMMON_CRAWL")),
+    "replug-wiki21": ("chunks of Wikipedia 2021", _RUN.format("LM", "RETRIEVER", "WIKI_2021")),
+    "replug-wiki21-infobox": (
+        "with its infoboxes",
+        _RUN.format("LM", "RETRIEVER", "WIKI_2021,INFOBOXES"),
+    ),
+    "replug-wiki18": ("chunks of Wikipedia 2018", _RUN.format("LM", "RETRIEVER", "psgs_w100.tsv")),
     **{
-        f"lm-ft-{size}": (f"LM-ft of a {size.upper()} LM + base retriever", f"{_BASE} --lm {size}")
+        f"lm-ft-{size}": (
+            f"LM-ft of a {size.upper()} LM + base retriever",
+            _RUN.format(f"LM_{size.upper()}", "RETRIEVER", "DOCS"),
+        )
         for size in ("7b", "13b", "65b")
     },
 }

@@ -8,13 +8,13 @@ section 5), and equal for all variants.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from radit_ray.core.errors import InputError
 from radit_ray.core.templates import shot
 from radit_ray.data.artifacts import Input, read_shard, shard_names
+from radit_ray.data.rows import seeded_order
 from radit_ray.engines.answering import Row, Variant
 
 Key = tuple[str, ...]  # (task, article), (task,) or ()
@@ -37,7 +37,7 @@ def draw_shots(
         for number, row in enumerate(table.to_pylist()):
             if row["split"] != "train" or row["task"] == "corpus":
                 continue
-            place = (_hash(seed, row["id"]), name, number)
+            place = (seeded_order(seed, row["id"]), name, number)
             keys: list[Key] = [(), (row["task"],)]
             if row["article"] and (row["task"], row["article"]) in subjects:
                 keys.append((row["task"], row["article"]))
@@ -79,7 +79,3 @@ def _texts(
             chunk = (row["titles"][0], row["texts"][0]) if with_chunk else None
             texts[name, number] = shot(row, template=variant.template, chunk=chunk)
     return texts
-
-
-def _hash(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()

@@ -175,6 +175,9 @@ def _missing(results: Mapping[str, Any], markdown: bool) -> list[str]:
     ]
     return [
         f"{title}:\n" + "\n".join(f"- {line}" for line in lines)
-        for title, lines in (("Missing tasks", tasks + few), ("Missing rows", rows))
+        for title, lines in (
+            ("Missing tasks", tasks + few),
+            ("Missing rows (their models may come from a variants file, one table a role)", rows),
+        )
         if lines
     ]
