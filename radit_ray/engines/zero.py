@@ -3,19 +3,53 @@ stage is asked for.
 
 Weights stay fp32 and are cast by autocast, as under DDP, so that the two agree; DeepSpeed shards
 optimiser state (1), gradients (2), parameters (3). Works with gloo on CPUs; its first start
-compiles a small operator (g++).
+compiles a small operator (g++) into `operators_folder`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch import Tensor, nn
 
 from radit_ray.engines.resources import Resources
+
+
+def operators_folder() -> Path:
+    """Where DeepSpeed's operators are compiled, below $TORCH_EXTENSIONS_DIR or the user's cache."""
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    return Path(root) / f"radit-ray-{python}-torch{torch.__version__}"
+
+
+def compile_operator() -> None:
+    """Compiles DeepSpeed's communication operator, one process of this machine at a time.
+
+    torch marks a compilation by a plain file, which a killed process leaves behind; every later one
+    would wait on it for ever. The lock held here goes with its process, so whoever holds it knows
+    that such a file is nobody's.
+    """
+    from deepspeed.comm.torch import build_shm_op
+
+    folder = operators_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("TORCH_EXTENSIONS_DIR")
+    with FileLock(folder / "radit-ray.lock"):
+        for left_behind in folder.glob("*/lock"):
+            left_behind.unlink()
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+        try:
+            build_shm_op()
+        finally:
+            os.environ.pop("TORCH_EXTENSIONS_DIR")
+            if before is not None:
+                os.environ["TORCH_EXTENSIONS_DIR"] = before
 
 
 class ZeroEngine:
@@ -28,6 +62,7 @@ class ZeroEngine:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
 
+        compile_operator()
         self.loop, self.device, self.stage = loop, device, resources.zero_stage
         self.kind = f"zero-{self.stage}"
         self.names = [n for n, p in module.named_parameters() if p.requires_grad]
