@@ -21,9 +21,9 @@ from radit_ray.data.examples import read_examples
 from radit_ray.data.suites import Suite, SuiteRow
 from radit_ray.data.tasks import DEV_SAMPLE, local_files, parse_task
 from radit_ray.data.work import FINGERPRINT
-from radit_ray.engines.answering import Variant
+from radit_ray.engines.answering import TRUNCATION, Variant
 from radit_ray.engines.doctor import environment
-from radit_ray.engines.measuring import Rows, read_predictions
+from radit_ray.engines.measuring import Rows, questions_cut, read_predictions
 from radit_ray.engines.resources import Resources
 from radit_ray.pairs import Pair
 from radit_ray.report.suites import suite_entries
@@ -147,7 +147,10 @@ def run_suite(
         "note": suite.note,
         "limit": limit,
         "pairs": {role: dataclasses.asdict(pair) for role, pair in pairs.items()},
-        "tasks": {task: _task_entry(plan) for task, plan in plans.items()},
+        "tasks": {
+            task: _task_entry(plan, [rows[task] for rows in ours.values() if task in rows])
+            for task, plan in plans.items()
+        },
         "rows": suite_entries(suite, ours),
         "environment": environment(),
     }
@@ -164,13 +167,16 @@ def _by_task(table: Rows, row: SuiteRow, plans: Mapping[str, TaskPlan]) -> dict[
     }
 
 
-def _task_entry(plan: TaskPlan) -> dict[str, Any]:
+def _task_entry(plan: TaskPlan, answered: Sequence[Rows]) -> dict[str, Any]:
     spec, _ = parse_task(f"task:{plan.name}")
+    lost = [questions_cut(rows) for rows in answered]
     return {
         "num_questions": plan.num_questions,
         "num_demonstrations": plan.num_demonstrations,
         "metric": spec.metric,
         "missing": plan.missing,
+        # in the row that lost most
+        **{name: max((cut[name] for cut in lost), default=0) for name in TRUNCATION},
     }
 
 

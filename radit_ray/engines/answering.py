@@ -38,6 +38,7 @@ ENSEMBLES = ("answers", "tokens", "concat")
 # recall by the gold chunk where the example names it; answer_recall by answer string in any case
 METRICS = ("em", "f1", "nll", "recall@1", "recall@5", "answer_recall@1", "answer_recall@5")
 SCORE = "score"  # the example's own metric (rows.EXAMPLE), em where it names none
+TRUNCATION = ("num_truncated", "num_question_cut")
 Row = dict[str, Any]
 
 
@@ -82,7 +83,9 @@ PREDICTION = pa.schema(
         ("chunk_answers", _STRINGS),
         ("chunk_logprobs", _FLOATS),
     ]
-    + [("candidates", _STRINGS), ("candidate_logprobs", _FLOATS), ("num_truncated", pa.int32())]
+    + [("candidates", _STRINGS), ("candidate_logprobs", _FLOATS)]
+    # prompts that lost demonstrations or background; tokens that the question itself lost
+    + [(name, pa.int32()) for name in TRUNCATION]
 )
 
 
@@ -148,7 +151,8 @@ def answer_batch(
     """
     golds = [gold_ids(lm, row, variant.template) for row in rows]
     fitted = [
-        fit_prompts(lm, row, variant, ids, shots) for row, ids in zip(rows, golds, strict=True)
+        fit_prompts(lm, row, variant, ids, shots, cut_question=True)
+        for row, ids in zip(rows, golds, strict=True)
     ]
     prompts = [prompts for prompts, _ in fitted]
     weights = [weights_of(row, variant, t_r, len(p)) for row, p in zip(rows, prompts, strict=True)]
@@ -216,21 +220,29 @@ def gold_ids(lm: CausalLM, row: Row, template: str) -> list[int]:
 
 
 def fit_prompts(
-    lm: CausalLM, row: Row, variant: Variant, gold: list[int], shots: Sequence[str] = ()
-) -> tuple[list[list[int]], int]:
-    """Token ids of a row's prompts, cut to the context with room for the answer; how many were cut.
+    lm: CausalLM,
+    row: Row,
+    variant: Variant,
+    gold: list[int],
+    shots: Sequence[str] = (),
+    *,
+    cut_question: bool = False,
+) -> tuple[list[list[int]], dict[str, int]]:
+    """Token ids of a row's prompts, cut to the context with room for the answer; TRUNCATION.
 
-    InputError names the example whose question alone does not fit.
+    A question that alone is too long loses its beginning where `cut_question` says so; else
+    InputError names the example.
     """
     room = max(min(variant.max_new_tokens, lm.context_length // 2), len(gold))
     fitted = []
     for prompt in prompts_of(row, variant, shots):
         try:
-            fitted.append(lm.fit_prompt(prompt, room=room))
+            fitted.append(lm.fit_prompt(prompt, room=room, cut_instruction=cut_question))
         except InputError as error:
             raise InputError(f"example {row['id']!r}: {error}") from None
     truncated = sum(bool(f.num_background_cut or f.num_shots_dropped) for f in fitted)
-    return [f.ids for f in fitted], truncated
+    question_cut = max(f.num_instruction_cut for f in fitted)
+    return [f.ids for f in fitted], dict(zip(TRUNCATION, (truncated, question_cut), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -377,7 +389,7 @@ def _prediction(
     result: Row,
     weight_K: np.ndarray,
     gold_K: np.ndarray,
-    truncated: int,
+    truncated: dict[str, int],
     k: int,
     t_r: float,
 ) -> Row:
@@ -404,5 +416,5 @@ def _prediction(
         "chunk_ids": row["chunk_ids"][:k],
         "p_r": weight_K.tolist(),
         "chunk_logprobs": gold_K.tolist(),
-        "num_truncated": truncated,
+        **truncated,
     }

@@ -68,7 +68,7 @@ def open_variant(run: str, name: str, *, device: str = "cpu", lm_precision: str 
 def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
     """The prediction row of one question, with `titles` and `texts` of its chunks.
 
-    InputError for an empty question, and as `open_variant`.
+    InputError for an empty question or one the LM's context does not hold, and as `open_variant`.
     """
     if not question.strip():
         raise InputError("the question is empty; give some text")
@@ -78,6 +78,11 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
     row = example_row({"id": "ask", "question": question, "answers": ["unknown"], "split": "eval"})
     ranked = rank([row], opened.encoder, opened.index, k=max(1, chosen.k))
     predictions, _ = answer_batch(opened.lm, ranked, chosen, t_r=chosen.t_r)
+    if predictions[0]["num_question_cut"]:
+        raise InputError(
+            f"the question is {predictions[0]['num_question_cut']} tokens too long for the LM's "
+            f"context of {opened.lm.context_length}; shorten it"
+        )
     shown = len(predictions[0]["p_r"]) if chosen.k else 0  # concat: all chunks in one prompt
     names = ("question", "prediction", "p_r", "chunk_ids", "chunk_answers")
     return {

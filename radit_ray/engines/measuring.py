@@ -16,17 +16,19 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.intervals import bootstrap_mean, minimum_detectable_effect, paired_bootstrap
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_shard
-from radit_ray.engines.answering import METRICS, SCORE
+from radit_ray.engines.answering import METRICS, SCORE, TRUNCATION
 
 KEYS = ("id", "task", "group", "article")
 Rows = list[dict[str, Any]]
 
 
 def read_predictions(folder: str, variant: str) -> Rows:
-    """One row a question of a variant: KEYS, METRICS and SCORE, in the order of the shards."""
+    """One row a question of a variant, in the order of the shards: KEYS, METRICS, SCORE and
+    TRUNCATION.
+    """
     names = storage.list_files(storage.join(folder, variant))
     shards = [
-        read_shard(storage.join(folder, variant, name), [*KEYS, *METRICS, SCORE])
+        read_shard(storage.join(folder, variant, name), [*KEYS, *METRICS, SCORE, *TRUNCATION])
         for name in names
         if name.endswith(".parquet")
     ]
@@ -44,7 +46,8 @@ def mean_over_seeds(tables: Sequence[Rows]) -> Rows:
                 name: None if any(r[name] is None for r in same) else _mean(r[name] for r in same)
                 for name in (*METRICS, SCORE)
             }
-            rows.append({**{key: row[key] for key in KEYS}, **means})
+            lost = {name: max(r[name] for r in same) for name in TRUNCATION}
+            rows.append({**{key: row[key] for key in KEYS}, **means, **lost})
     return rows
 
 
@@ -98,7 +101,13 @@ def measure(
             for task in found
         },
         "articles": _articles(asked),
+        "truncation": {name: questions_cut(table) for name, table in tables.items()},
     }
+
+
+def questions_cut(rows: Rows) -> dict[str, int]:
+    """How many questions lost something to the LM's context, by what they lost."""
+    return {name: sum(row[name] > 0 for row in rows) for name in TRUNCATION}
 
 
 def check_contrast(contrast: str, names: Iterable[str]) -> tuple[str, str]:

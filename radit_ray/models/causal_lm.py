@@ -60,6 +60,7 @@ class FittedPrompt:
     ids: list[int]
     num_background_cut: int  # tokens cut from the end of the background
     num_shots_dropped: int  # whole shots dropped from the front
+    num_instruction_cut: int = 0  # tokens cut from the beginning of the instruction
 
 
 @dataclass(kw_only=True)
@@ -219,18 +220,24 @@ class CausalLM:
         fitted = self.fit_prompt(prompt, room=room)
         return fitted.ids, fitted.num_background_cut
 
-    def fit_prompt(self, prompt: PromptParts, *, room: int) -> FittedPrompt:
+    def fit_prompt(
+        self, prompt: PromptParts, *, room: int, cut_instruction: bool = False
+    ) -> FittedPrompt:
         r"""bos + shots + background + instruction, with `room` tokens of the context left free for
         the answer.
 
         On overflow whole shots are dropped from the front first (paper, footnote 11: few-shot
         examples are truncated), then the end of the background is cut, keeping the "\n\n" that
-        closes it. The instruction is never cut.
+        closes it. An instruction that alone is too long loses its beginning where
+        `cut_instruction` says so (what the lm-evaluation-harness does), else it is an InputError.
         """
         shots = [self.encode(shot) for shot in prompt.shots]
         background = self.encode(prompt.background) if prompt.background else []
         instruction = self.encode(prompt.instruction)
         budget = self.context_length - room - len(self.bos_ids) - len(instruction)
+        too_long = max(0, -budget)
+        if cut_instruction and too_long < len(instruction):
+            instruction, budget = instruction[too_long:], max(0, budget)
         if budget < 0 or not (instruction or self.bos_ids):
             raise InputError(
                 f"the instruction has {len(instruction)} tokens and {room} are kept for the "
@@ -251,6 +258,7 @@ class CausalLM:
             ids=[*self.bos_ids, *shot_ids, *background, *instruction],
             num_background_cut=num_cut,
             num_shots_dropped=len(shots) - kept,
+            num_instruction_cut=too_long,
         )
 
     def cut_background(self, background: str, budget: int) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from radit_ray.report.markup import Html, details, join, table, tag
 from radit_ray.report.plots import Scale, axis, scale_of, strip
+from radit_ray.report.table import truncation_note
 from radit_ray.report.words import (
     ABSENT,
     METRICS,
@@ -221,7 +222,8 @@ def ablation(results: Results) -> Html:
     whole = table(head, rows, label="all variants", texts=4, foot=foot, class_="variants")
     words = (
         f"{results['num_questions']} questions. Brackets: 95% intervals. Bold with a star: best of "
-        "the column. NLL in nats, the others in percent. Recall only where chunks are shown."
+        "the column. NLL in nats, the others in percent. Recall only where chunks are shown. "
+        + truncation_note(results)
     )
     return tag("figure", whole, tag("figcaption", words))
 

@@ -167,6 +167,12 @@ def _missing(results: Mapping[str, Any], markdown: bool) -> list[str]:
         if not task["missing"]
         and task["num_demonstrations"] < max(row["shots"] for row in results["rows"])
     ]
+    cut = [
+        f"{name}: {task['num_question_cut']} questions longer than the LM's context lost their "
+        f"beginning; {task['num_truncated']} lost demonstrations or background"
+        for name, task in results["tasks"].items()
+        if task["num_question_cut"] or task["num_truncated"]
+    ]
     code = "`" if markdown else ""
     rows = [
         f"{row['label']} ({row['what']}): {code}{row['missing']}{code}"
@@ -177,6 +183,7 @@ def _missing(results: Mapping[str, Any], markdown: bool) -> list[str]:
         f"{title}:\n" + "\n".join(f"- {line}" for line in lines)
         for title, lines in (
             ("Missing tasks", tasks + few),
+            ("Cut to the LM's context, in the row that lost most", cut),
             ("Missing rows (their models may come from a variants file, one table a role)", rows),
         )
         if lines

@@ -33,6 +33,23 @@ def variants_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
     )
 
 
+def truncation_note(results: Mapping[str, Any]) -> str:
+    """What the LMs' contexts cost; "" where nothing was cut."""
+    parts = []
+    for name, what in (
+        ("num_question_cut", "are longer than the LM's context and lost their beginning"),
+        ("num_truncated", "lost demonstrations or the end of a chunk"),
+    ):
+        found = [
+            f"{variant} {cut[name]}"
+            for variant, cut in results.get("truncation", {}).items()
+            if cut[name]
+        ]
+        if found:
+            parts.append(f"questions that {what}: {', '.join(found)}")
+    return f"Cut to the context: {'; '.join(parts)}." if parts else ""
+
+
 def contrasts_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     """One row a declared contrast: paired differences with their 95% intervals; * where 0 lies
     outside; in round brackets the smallest difference that such a sample finds 4 times in 5.
@@ -165,6 +182,9 @@ def _brief(metrics: Mapping[str, Any]) -> str:
 def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     """Both tables, the seeds and the tasks one by one where there are several."""
     parts = [variants_table(results, markdown=markdown)]
+    note = truncation_note(results)
+    if note:
+        parts.append(note)
     if results["contrasts"]:
         parts.append(contrasts_table(results, markdown=markdown))
         if len(results.get("by_seed", {})) > 1:

@@ -37,7 +37,7 @@ from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.causal_lm import CausalLM
 
-VERSION = 4
+VERSION = 5
 RANKED_BY = ("retrieve", "challenge")  # whose artifacts hold ranked rows with questions
 
 

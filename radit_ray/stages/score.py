@@ -209,7 +209,7 @@ def score_rows(
         {**row, "logprobs": logprob_K.tolist(), "num_answer_tokens": len(gold)}
         for row, logprob_K, gold in zip(examples, logprobs, golds, strict=True)
     ]
-    return scored, sum(truncated for _, truncated in fitted)
+    return scored, sum(truncated["num_truncated"] for _, truncated in fitted)
 
 
 def bf16_kl(config: ScoreConfig, ranked: Input, device: str) -> float:

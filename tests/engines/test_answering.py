@@ -16,7 +16,13 @@ from tiny import documents, questions
 from radit_ray.core.errors import InputError
 from radit_ray.core.metrics import rouge_l
 from radit_ray.data.rows import example_row
-from radit_ray.engines.answering import PREDICTION, Variant, answer_batch, check_variant
+from radit_ray.engines.answering import (
+    PREDICTION,
+    Variant,
+    answer_batch,
+    check_variant,
+    fit_prompts,
+)
 from radit_ray.models.causal_lm import CausalLM
 
 T_R = 0.2
@@ -197,7 +203,20 @@ def test_a_context_that_overflows_is_counted(lm: CausalLM) -> None:
     row = ranked_row(0, k=5)
     row["texts"] = [text * 2 for text in row["texts"]]
     (prediction,) = run(lm, [row], k=5, ensemble="concat")
-    assert prediction["num_truncated"] == 1
+    assert (prediction["num_truncated"], prediction["num_question_cut"]) == (1, 0)
+
+
+def test_a_question_longer_than_the_context_loses_its_beginning(lm: CausalLM) -> None:
+    row = ranked_row(0, k=2)
+    row["question"] = f"{'the old town ' * lm.context_length}{row['question']}"
+    (prediction,) = run(lm, [row], k=2)
+    whole = prompt_ids(lm, row, "")
+    room = max(NEW, len(lm.answer_ids(row["answers"][0])))
+    kept = lm.context_length - room - len(lm.bos_ids)
+    assert prediction["num_question_cut"] == len(whole) - len(lm.bos_ids) - kept
+    assert prediction["num_truncated"] == 2  # both chunks had to go
+    gold = sum_logprob(lm, [*lm.bos_ids, *whole[-kept:]], lm.answer_ids(row["answers"][0]))
+    assert prediction["nll"] == pytest.approx(-gold, abs=CLOSE)
 
 
 def test_without_chunks_there_is_no_background(lm: CausalLM) -> None:
@@ -312,10 +331,10 @@ def test_recall_counts_the_chunks_retrieved(lm: CausalLM) -> None:
     assert [row["recall@5"] for row in found] == [1.0, 1.0, None]
 
 
-def test_a_question_longer_than_the_context_is_named(lm: CausalLM) -> None:
+def test_a_training_question_longer_than_the_context_is_named(lm: CausalLM) -> None:
     row = {**ranked_row(0), "question": "Who is the mayor of Arden? " * 60}
     with pytest.raises(InputError, match=rf"example '{row['id']}': the instruction has \d+ tokens"):
-        run(lm, [row], k=2)
+        fit_prompts(lm, row, Variant(k=2), [5])
 
 
 def test_unknown_ensembles_and_numbers() -> None:

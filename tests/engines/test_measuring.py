@@ -29,6 +29,8 @@ def rows(seed: int, *, shift: float = 0.0, retrieval: bool = True) -> list[dict[
                 metric: rng.random() + shift if retrieval or "recall" not in metric else None
                 for metric in (*METRICS, SCORE)
             },
+            "num_truncated": n % 5,
+            "num_question_cut": 7 * (n == 3),
         }
         for n in range(40)
     ]
@@ -56,6 +58,7 @@ def test_means_contrasts_tasks_and_articles() -> None:
     assert article["num_questions"] == 10
     expected = sum(row["nll"] for row in main_a[:20] if row["article"] == "article 1") / 10
     assert article["variants"]["a"]["nll"] == pytest.approx(expected)
+    assert found["truncation"]["a"] == {"num_truncated": 32, "num_question_cut": 1}
 
 
 def test_variants_without_chunks_have_no_recall_and_probes_stay_out_of_the_table() -> None:

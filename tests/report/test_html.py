@@ -125,6 +125,7 @@ def prediction(number: int, variant: str, **changes: Any) -> dict[str, Any]:
         "candidates": [said],
         "candidate_logprobs": [0.0],
         "num_truncated": 0,
+        "num_question_cut": 0,
     }
     return {**row, **changes}
 

@@ -85,6 +85,7 @@ def test_what_is_missing_says_what_would_bring_it(entries: dict[str, Any]) -> No
 
 def test_the_page(entries: dict[str, Any]) -> None:
     task = {"num_questions": 4, "num_demonstrations": 64, "metric": "em", "missing": ""}
+    task |= {"num_truncated": 0, "num_question_cut": 0}
     results = {
         "suite": SUITE.name,
         "title": SUITE.title,
@@ -92,7 +93,7 @@ def test_the_page(entries: dict[str, Any]) -> None:
         "note": SUITE.note,
         "limit": 4,
         "tasks": {
-            "nq": task,
+            "nq": {**task, "num_question_cut": 3},
             "fever": {**task, "num_demonstrations": 0},
             "eli5": {**task, "missing": "not here"},
         },
@@ -103,6 +104,8 @@ def test_the_page(entries: dict[str, Any]) -> None:
     assert "| 5-shot RA-DIT | 100.0 [100, 100] | - |" in page
     assert "| RA-DIT - REPLUG | +25.0 [+0.0, +75.0] |" in page
     assert "- eli5: not here" in page
+    assert "- nq: 3 questions longer than the LM's context lost their beginning; 0 lost" in page
+    assert "fever: 0 questions" not in page
     assert "- fever: 0 demonstrations, no few-shot row" in page
     assert "`radit few-shot RUN --output DIR`" in page
     assert "At most 4 questions a task" in page
