@@ -6,6 +6,9 @@ killed call continues. Out: a JSON file and the Markdown table of docs/method.md
 
     python benchmarks/defaults.py runs/demo --output docs/results/defaults_demo.json
 
+`--set r-ft.epochs=1 r-ft.select_by=last` makes every alternative of a stage shorter, or shows where
+tuning led although best-of-dev would have kept the base encoder.
+
 What is compared is what dev says, never the evaluated questions: for R-ft the answer NLL of the
 judge (nats), recall@1 and MRR with the tuned encoder; for LM-ft the answer NLL per question; for
 the rescoring the EM and F1 of the answers.
@@ -37,8 +40,8 @@ TAUS = {"mean_logprob": 0.1, "sum_logprob": 1.0, "prob_per_token": 0.01, "prob":
 class Replay:
     """The stages of one finished run, each with some fields changed."""
 
-    def __init__(self, run: str) -> None:
-        self.run = run
+    def __init__(self, run: str, every: dict[str, dict[str, Any]]) -> None:
+        self.run, self.every = run, every  # every: {stage: fields changed in all alternatives}
         self.manifests = {name: self._manifest(name) for name in ("lm-ft", "score", "r-ft")}
         self.recipe = storage.read_json(storage.join(run, "run.json"))["recipe"]
 
@@ -52,7 +55,8 @@ class Replay:
         manifest = self.manifests[name]
         fields = {field.name for field in dataclasses.fields(kind)}
         paths = {key: value["path"] for key, value in manifest["inputs"].items() if key in fields}
-        return dataclasses.replace(kind(**{**manifest["config"], **paths}), **changes)
+        made = kind(**{**manifest["config"], **paths})
+        return dataclasses.replace(made, **{**self.every.get(name, {}), **changes})
 
     def make(self, stage: Callable[..., Artifact], config: Any, **inputs: str) -> Artifact:
         """Runs (or reuses) a stage in the run's own store of artifacts."""
@@ -73,7 +77,7 @@ class Replay:
             "nll": dev["nll"],
             "recall@1": dev["recall@1"],
             "mrr": dev["mrr"],
-            "best_step": made.metrics["best_step"],
+            "kept step": made.metrics["best_step"],
             "nll before": before["nll"],
             "recall@1 before": before["recall@1"],
         }
@@ -111,12 +115,10 @@ class Replay:
         }
 
 
-def compare(replay: Replay) -> dict[str, dict[str, dict[str, Any]]]:
+def compare(replay: Replay, k_trains: list[int]) -> dict[str, dict[str, dict[str, Any]]]:
     """{question: {alternative: dev metrics}}; the run's own setting is among them."""
     t_r = replay.manifests["r-ft"]["config"]["t_r"] or replay.manifests["r-ft"]["metrics"]["t_r"]
     share = replay.manifests["score"]["config"]["corpus_share"]
-    k_train = replay.manifests["lm-ft"]["config"]["k_train"]
-    depth = replay.recipe["retrieve"]["k"]
     return {
         "answer score (tau)": {
             f"{kind} ({tau:g})": replay.r_ft(answer_score=kind, tau=tau)
@@ -129,7 +131,7 @@ def compare(replay: Replay) -> dict[str, dict[str, dict[str, Any]]]:
         "corpus share of R-ft": {
             f"{value:g}": replay.mix(value) for value in sorted({0.0, share, 0.95})
         },
-        "k_train": {str(k): replay.lm_ft(k_train=k) for k in sorted({1, k_train, min(5, depth)})},
+        "k_train": {str(k): replay.lm_ft(k_train=k) for k in k_trains},
         "rescoring": replay.rescoring(),
     }
 
@@ -144,13 +146,29 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--output", required=True, help="JSON file to write")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="STAGE.FIELD=VALUE in all alternatives"
+    )
+    parser.add_argument("--k-train", nargs="*", type=int, default=[1, 3, 5])
     args = parser.parse_args()
+    every: dict[str, dict[str, Any]] = {}
+    for setting in args.set:
+        name, value = setting.split("=")
+        stage, field = name.split(".")
+        every.setdefault(stage, {})[field] = _plain(value)
     connect()
-    found = compare(Replay(args.run))
+    found = compare(Replay(args.run, every), args.k_train)
     command = f"python benchmarks/defaults.py {' '.join(sys.argv[1:])}"
     storage.write_json(args.output, {"command": command, **environment(), "choices": found})
     print(table(found))
