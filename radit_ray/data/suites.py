@@ -102,6 +102,10 @@ OWN_ROWS = tuple(
 )
 _LANGUAGES = ("en", "ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
 _OWN = {  # name -> (title, tasks)
+    "zero-shot": (
+        "The paper's tasks without demonstrations, each row with its own number of chunks",
+        "mmlu nq triviaqa web_questions:eval eli5 hotpotqa fever aida zsre t-rex wow",
+    ),
     "open-domain": (
         "Open-domain questions, beyond the paper",
         "web_questions:eval popqa curatedtrec efficientqa asqa 2wikimultihopqa squad_open",

@@ -1,0 +1,77 @@
+"""Every suite on one run, each by its own command, and the page that shows them.
+
+In: the folder of a finished run and the question sets below $RADIT_DATA. Out: OUTPUT/<suite>/ as
+`radit evaluate --suite` leaves them, docs/results/suites.json, and the part of
+docs/results/suites.md below its marker. A killed call continues.
+
+    python -m benchmarks.suites runs/squad_open --output runs/suites
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.publish import BELOW, ROOT
+from radit_ray.data import storage
+from radit_ray.report.suites import suite_page
+
+FEW, MANY = 50, 500
+PLAN = [  # (suite, tasks, limit); "" = all that can be read
+    ("zero-shot", "mmlu,nq,triviaqa,web_questions:eval", MANY),
+    *((f"paper-table-{number}", "", FEW) for number in (3, 13, 6, 2, 4, 5, 7)),
+    *(
+        (name, "", FEW)
+        for name in ("open-domain", "reading", "cross-lingual", "domain", "facts", "time")
+    ),
+]
+
+
+def run_all(run: str, output: str, file: str) -> None:
+    """Runs what `file` does not hold yet; writes it after each suite."""
+    results: list[dict[str, Any]] = storage.read_json(file) if storage.exists(file) else []
+    for suite, tasks, limit in PLAN:
+        command = f"radit evaluate --suite {suite} --variants {run} --output {output}/{suite}"
+        command += f" --limit {limit}" + (f" --tasks {tasks}" if tasks else "")
+        if any(entry["command"] == command for entry in results):
+            continue
+        start = time.monotonic()
+        done = subprocess.run(shlex.split(command), stdout=subprocess.DEVNULL)
+        if done.returncode:
+            print(f"failed with {done.returncode}: {command}", file=sys.stderr)
+            continue
+        found = storage.read_json(f"{output}/{suite}/suite.json")
+        wall = time.monotonic() - start
+        results.append({"command": command, "wall_s": wall, "results": found})
+        storage.write_json(file, results)
+
+
+def suites_page(results: list[dict[str, Any]]) -> str:
+    """All suites in the order they ran."""
+    parts = []
+    for entry in results:
+        made = entry["results"]["environment"]
+        how = (
+            f"`{entry['command']}`, {entry['wall_s'] / 60:.1f} min, commit "
+            f"{made['versions']['commit']}, {made['hardware']}."
+        )
+        head, _, rest = suite_page(entry["results"], markdown=True).partition("\n\n")
+        parts.append(f"{head}\n\n{how}\n\n{rest}")
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="every suite on one run, and its page")
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--output", required=True, help="folder of the suites")
+    arguments = parser.parse_args()
+    folder: Path = ROOT / "docs" / "results"
+    run_all(arguments.run, arguments.output, str(folder / "suites.json"))
+    prose, marker, _ = (folder / "suites.md").read_text(encoding="utf-8").partition(BELOW)
+    body = suites_page(storage.read_json(str(folder / "suites.json")))
+    (folder / "suites.md").write_text(f"{prose}{BELOW}\n\n{body}\n", encoding="utf-8")
