@@ -4,7 +4,7 @@ In: the folder of a finished `radit run` (demo, squad_open, ...). Each alternati
 stage of it with one field changed, on the run's own inputs; equal fingerprints are reused, and a
 killed call continues. Out: a JSON file and the Markdown table of docs/method.md.
 
-    python benchmarks/defaults.py runs/demo --output docs/results/defaults_demo.json
+    python -m benchmarks.defaults runs/demo --output docs/results/defaults_demo.json
 
 `--set r-ft.epochs=1 r-ft.select_by=last` makes every alternative of a stage shorter, or shows where
 tuning led although best-of-dev would have kept the base encoder.
@@ -21,8 +21,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from benchmarks.publish import ROOT, between
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Artifact, inside_run, read_manifest
 from radit_ray.data.work import FINGERPRINT
@@ -136,14 +138,50 @@ def compare(replay: Replay, k_trains: list[int]) -> dict[str, dict[str, dict[str
     }
 
 
-def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown, one row an alternative."""
-    lines = ["| choice | value | dev metrics |", "|---|---|---|"]
-    for question, alternatives in found.items():
-        for value, metrics in alternatives.items():
-            shown = ", ".join(f"{name} {number:.4g}" for name, number in metrics.items())
-            lines.append(f"| {question} | {value} | {shown} |")
+def table(measured: dict[str, dict[str, Any]]) -> str:
+    """Markdown: one row an alternative, one column a run; `measured` holds the JSON files by name.
+
+    Each file's command comes first.
+    """
+    lines = [
+        f"- {name}: `{made['command']}`, commit {made['versions']['commit']}, {made['hardware']}"
+        for name, made in measured.items()
+    ]
+    lines += [
+        "",
+        f"| choice | value | {' | '.join(measured)} |",
+        "|---|---|" + "---|" * len(measured),
+    ]
+    first: dict[tuple[str, str], None] = {}
+    for made in measured.values():
+        first |= {(q, v): None for q, values in made["choices"].items() for v in values}
+    for question in dict.fromkeys(question for question, _ in first):
+        for value in (v for q, v in first if q == question):
+            cells = [
+                _shown(made["choices"].get(question, {}).get(value)) for made in measured.values()
+            ]
+            lines.append(f"| {question} | {value} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _shown(metrics: dict[str, float] | None) -> str:
+    if metrics is None:
+        return "-"
+    return ", ".join(f"{name} {number:.4g}" for name, number in metrics.items())
+
+
+def publish_defaults(root: Path = ROOT) -> None:
+    """The table of docs/method.md from docs/results/defaults_*.json."""
+    method = root / "docs" / "method.md"
+    method.write_text(between(method.read_text("utf-8"), "defaults", defaults(root)), "utf-8")
+
+
+def defaults(root: Path = ROOT) -> str:
+    """What stands between the markers in docs/method.md."""
+    files = sorted((root / "docs" / "results").glob("defaults_*.json"))
+    return table(
+        {f.stem.removeprefix("defaults_"): json.loads(f.read_text("utf-8")) for f in files}
+    )
 
 
 def _plain(text: str) -> Any:
@@ -169,9 +207,9 @@ def main() -> None:
         every.setdefault(stage, {})[field] = _plain(value)
     connect()
     found = compare(Replay(args.run, every), args.k_train)
-    command = f"python benchmarks/defaults.py {' '.join(sys.argv[1:])}"
-    storage.write_json(args.output, {"command": command, **environment(), "choices": found})
-    print(table(found))
+    command = f"python -m benchmarks.defaults {' '.join(sys.argv[1:])}"
+    storage.write_json(args.output, {**environment(), "command": command, "choices": found})
+    publish_defaults()
 
 
 if __name__ == "__main__":

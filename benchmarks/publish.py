@@ -55,7 +55,7 @@ def between(text: str, name: str, body: str) -> str:
     before, found, rest = text.partition(start)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"README.md lacks {start} ... {end}")
+        raise ValueError(f"the page lacks {start} ... {end}")
     return f"{before}{start}\n{body}\n{end}{after}"
 
 

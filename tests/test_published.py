@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.defaults import defaults
 from benchmarks.publish import BELOW, between, brief, publish
 from radit_ray.report.table import page
 
@@ -21,6 +22,11 @@ def test_the_pages_are_those_of_the_result_files(name: str) -> None:
     assert text.partition(BELOW)[2].strip() == page(results).partition("\n")[2].strip()
     readme = (ROOT / "README.md").read_text()
     assert between(readme, name, brief(results)) == readme
+
+
+def test_the_table_of_defaults_is_that_of_its_files() -> None:
+    method = (ROOT / "docs" / "method.md").read_text()
+    assert between(method, "defaults", defaults()) == method
 
 
 def test_publishing_again_with_other_numbers_changes_all_three(tmp_path: Path) -> None:
