@@ -28,9 +28,9 @@ from benchmarks.publish import ROOT, between
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Artifact, inside_run, read_manifest
 from radit_ray.data.work import FINGERPRINT
-from radit_ray.engines.answering import Variant
 from radit_ray.engines.connect import connect
 from radit_ray.engines.doctor import environment
+from radit_ray.engines.variants import Variant
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 from radit_ray.stages.lm_ft import LmFtConfig, lm_ft
 from radit_ray.stages.r_ft import RFtConfig, r_ft

@@ -32,11 +32,11 @@ from radit_ray.data.artifacts import (
 from radit_ray.data.challenges import KINDS, Challenge, challenges
 from radit_ray.data.rows import RANKED, SPLITS
 from radit_ray.data.work import FINGERPRINT, Work
-from radit_ray.engines.answering import Variant
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.faithfulness import faithfulness
 from radit_ray.engines.perplexity import PerplexityConfig, perplexity
 from radit_ray.engines.resources import Resources
+from radit_ray.engines.variants import Variant
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 
 VERSION = 1

@@ -16,8 +16,8 @@ from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data.world import CHUNK_WORDS, WorldConfig
-from radit_ray.engines.answering import Variant
 from radit_ray.engines.resources import Resources
+from radit_ray.engines.variants import Variant
 from radit_ray.stages.chunk import ChunkConfig
 from radit_ray.stages.embed import EmbedConfig
 from radit_ray.stages.evaluate import EvaluateConfig

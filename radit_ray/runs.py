@@ -21,10 +21,10 @@ from radit_ray.data import storage
 from radit_ray.data.artifacts import Artifact, make_link, read_manifest
 from radit_ray.data.readers import list_corpus_files
 from radit_ray.data.work import FINGERPRINT
-from radit_ray.engines.answering import Variant
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import mean_over_seeds, measure, read_predictions
 from radit_ray.engines.references import model_input, retriever_input
+from radit_ray.engines.variants import Variant
 from radit_ray.recipes import Recipe
 from radit_ray.report.words import STAGES
 from radit_ray.stages.evaluate import EvaluateConfig

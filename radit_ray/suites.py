@@ -21,10 +21,10 @@ from radit_ray.data.examples import read_examples
 from radit_ray.data.suites import Suite, SuiteRow
 from radit_ray.data.tasks import DEV_SAMPLE, local_files, parse_task
 from radit_ray.data.work import FINGERPRINT
-from radit_ray.engines.answering import TRUNCATION, Variant
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import Rows, questions_cut, read_predictions
 from radit_ray.engines.resources import Resources
+from radit_ray.engines.variants import TRUNCATION, Variant
 from radit_ray.pairs import Pair
 from radit_ray.report.suites import suite_entries
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate

@@ -31,7 +31,8 @@ from radit_ray.core.templates import (
     train_prompt,
 )
 from radit_ray.data.rows import example_row
-from radit_ray.engines.answering import ENSEMBLES, Variant, answer_batch
+from radit_ray.engines.answering import answer_batch
+from radit_ray.engines.variants import ENSEMBLES, Variant
 from radit_ray.models.causal_lm import CausalLM
 
 FOLDER = Path(__file__).parent / "golden"
@@ -125,14 +126,18 @@ def _scored(lm: CausalLM, prompt: Prompt, answer: list[int]) -> Tree:
 
 
 def _truncation(lm: CausalLM, row: Tree, chunk: tuple[str, str]) -> Tree:
-    """One prompt in ever less context: demonstrations go first, then the end of the background."""
+    """One prompt in ever less context: demonstrations go first, then the end of the background,
+    then the beginning of the question.
+    """
     prompt = eval_prompt(row, chunk=chunk, shots=[shot(row, chunk=chunk), shot(row)])
     whole = len(lm.fit_prompt(prompt, room=ROOM).ids) + ROOM
     return {
         f"context {length}": dataclasses.asdict(
-            dataclasses.replace(lm, context_length=length).fit_prompt(prompt, room=ROOM)
+            dataclasses.replace(lm, context_length=length).fit_prompt(
+                prompt, room=ROOM, cut_instruction=True
+            )
         )
-        for length in (whole, whole - 1, whole // 2, whole // 3)
+        for length in (whole, whole - 1, whole // 2, whole // 3, ROOM + 8)
     }
 
 

@@ -18,7 +18,7 @@ from radit_ray.core.ensembles import Scoring
 from radit_ray.core.templates import INSTRUCTIONS
 from radit_ray.data.rows import CATEGORIES
 from radit_ray.engines import answering
-from radit_ray.engines.answering import ENSEMBLES
+from radit_ray.engines.variants import ENSEMBLES
 from radit_ray.models.causal_lm import CausalLM
 
 FILES = ("lm", "table-12", "table-10", "truncation", "ensembles", "metrics")

@@ -1,68 +1,41 @@
 """Answering and scoring one batch of ranked rows with one LM: the same code for evaluate, ask, the
 endpoint and adapters.
 
-In: ranked rows and a `Variant` (how many chunks, which ensemble, ...). Out: one prediction row
-each, with every chunk's own answer and weight. Score uses `answer_logprobs` of the same prompts, so
-that training targets and evaluation agree.
+In: ranked rows and a `Variant`. Out: one prediction row each, with every chunk's own answer and
+weight; for several numbers of chunks at once, since a chunk's answer and the probability of an
+answer under it do not depend on how many chunks stand beside it (`answer_depths`).
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from radit_ray.core import ensembles, metrics
-from radit_ray.core.errors import InputError, nearest
-from radit_ray.core.retrieval import mixture_nll, p_r
-from radit_ray.core.templates import (
-    GOLD_CONTEXT,
-    Prompt,
-    clean_answer,
-    eval_prompt,
-    format_chunk,
-    gold_answer,
-    gold_choice,
-    options,
-    resolve_template,
-)
+from radit_ray.core.retrieval import mixture_nll
+from radit_ray.core.templates import clean_answer, gold_choice, options
 from radit_ray.data.rows import answer_hits, hits_of, own_score
+from radit_ray.engines.variants import (
+    TRUNCATION,
+    Row,
+    Variant,
+    fit_prompts,
+    gold_ids,
+    scoring_of,
+    truncation,
+    weights_of,
+)
 from radit_ray.models.causal_lm import CausalLM
 
-ENSEMBLES = ("answers", "tokens", "concat")
 # recall by the gold chunk where the example names it; answer_recall by answer string in any case
 METRICS = ("em", "f1", "nll", "recall@1", "recall@5", "answer_recall@1", "answer_recall@5")
 SCORE = "score"  # the example's own metric (rows.EXAMPLE), em where it names none
-TRUNCATION = ("num_truncated", "num_question_cut")
-Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One way to answer: a row of the ablation."""
-
-    name: str = "radit"
-    lm: str = ""  # Hugging Face id or folder
-    ranked: str = ""  # ranked rows of its own query encoder; "" = those of the call
-    k: int = 10  # chunks used, k_infer; 0 = closed book
-    ensemble: str = "answers"  # "answers" (paper), "tokens" (REPLUG), "concat" (one prompt)
-    t_r: float = 0.0  # temperature of p_R; 0 = the one recorded with the ranked rows
-    shots: int = 0  # demonstrations in front, drawn from split "train"
-    shot_chunks: bool = True  # each demonstration carries its own top chunk (as REPLUG's code)
-    template: str = "auto"  # Table 12; "auto" = the example's own, else by its category
-    # choices: nll, nll_token, nll_char, nll_compl; "auto" = the example's own, else nll
-    scoring: str = "auto"
-    max_new_tokens: int = 32  # of a decoded answer
-    max_answers: int = (
-        0  # "answers": unique answers scored again, those with most p_R first; 0 = all
-    )
-    eos_token: str = ""  # only for a tokenizer without EOS and SEP
-
+Ids = list[int]
 
 _FLOATS = pa.list_(pa.float32())
 _STRINGS = pa.list_(pa.string())
@@ -89,54 +62,6 @@ PREDICTION = pa.schema(
 )
 
 
-def check_variant(variant: Variant) -> None:
-    """InputError on an unknown ensemble or template, or numbers out of range."""
-    if variant.template != "auto":
-        resolve_template({}, variant.template)
-    for what, value, known in (
-        ("ensemble", variant.ensemble, ENSEMBLES),
-        ("scoring", variant.scoring, ("auto", *get_args(ensembles.Scoring))),
-    ):
-        if value not in known:
-            raise InputError(f"unknown {what} {value!r}{nearest(value, known)}")
-    if variant.k < 0 or variant.shots < 0 or variant.max_new_tokens < 1:
-        raise InputError(
-            f"variant {variant.name!r}: expected k and shots of 0 or more, max_new_tokens of 1 or "
-            "more"
-        )
-
-
-def chunks_used(row: Row, variant: Variant) -> list[tuple[str, str]]:
-    """The (title, text) pairs a variant shows for a row: its first k; none where the category has a
-    context of its own.
-    """
-    pairs = list(zip(row["titles"], row["texts"], strict=True))[: variant.k]
-    if row["category"] in GOLD_CONTEXT or not pairs:
-        return []
-    if variant.ensemble == "concat":
-        # best first: when the context overflows it is the tail that is cut
-        return [("", "\n".join(format_chunk(title, text) for title, text in pairs))]
-    return pairs
-
-
-def prompts_of(row: Row, variant: Variant, shots: Sequence[str] = ()) -> list[Prompt]:
-    """One prompt for each chunk used; a single one without background where there is none."""
-    chunks = chunks_used(row, variant) or [None]
-    return [
-        eval_prompt(row, template=variant.template, chunk=chunk, shots=shots) for chunk in chunks
-    ]
-
-
-def weights_of(row: Row, variant: Variant, t_r: float, num_prompts: int) -> np.ndarray:
-    """p_R over the prompts, (K,): the softmax of Eq. 2 over the chunks used; one prompt has weight
-    1.
-    """
-    if num_prompts == 1:
-        return np.ones(1, dtype=np.float32)
-    score_BK = torch.tensor([row["scores"][:num_prompts]])
-    return p_r(score_BK, t_r=t_r)[0].numpy()
-
-
 def answer_batch(
     lm: CausalLM,
     rows: list[Row],
@@ -149,33 +74,75 @@ def answer_batch(
     """(prediction rows in order, LM tokens computed). `t_r` must be resolved; `shots` are whole
     demonstrations.
     """
+    found, tokens = answer_depths(
+        lm, rows, variant, [variant.k], t_r=t_r, shots=shots, batch_tokens=batch_tokens
+    )
+    return found[variant.k], tokens
+
+
+def answer_depths(
+    lm: CausalLM,
+    rows: list[Row],
+    variant: Variant,
+    ks: Sequence[int],
+    *,
+    t_r: float,
+    shots: Sequence[str] = (),
+    batch_tokens: int = 16384,
+) -> tuple[dict[int, list[Row]], int]:
+    """({k: prediction rows with the first k chunks, in order}, LM tokens computed); equal to
+    `answer_batch` for each k.
+
+    Each prompt is decoded once, and one matrix of answers x chunks is scored, of which every k
+    reads a part; only `tokens`, whose continuation depends on all prompts, decodes for each k.
+    k = 0 and `concat` have prompts of their own, so they stand alone.
+    """
+    assert len(ks) == 1 or (min(ks) > 0 and variant.ensemble != "concat"), (variant.ensemble, ks)
+    deepest = dataclasses.replace(variant, k=max(ks))
     golds = [gold_ids(lm, row, variant.template) for row in rows]
     fitted = [
-        fit_prompts(lm, row, variant, ids, shots, cut_question=True)
+        fit_prompts(lm, row, deepest, ids, shots, cut_question=True)
         for row, ids in zip(rows, golds, strict=True)
     ]
-    prompts = [prompts for prompts, _ in fitted]
-    weights = [weights_of(row, variant, t_r, len(p)) for row, p in zip(rows, prompts, strict=True)]
+    prompts = [[f.ids for f in row_fitted] for row_fitted in fitted]
+    # (row, k): how many of the row's prompts k chunks use
+    used = [{k: min(k, len(p)) or 1 for k in ks} for p in prompts]
+    weights = [
+        {k: weights_of(row, variant, t_r, n) for k, n in numbers.items()}
+        for row, numbers in zip(rows, used, strict=True)
+    ]
     found, tokens = _candidates(lm, rows, prompts, weights, variant, batch_tokens)
     # gold answer and candidates together: a prompt is computed once for all of them
-    scored, used = _logprobs(
-        lm, prompts, [[g, *c.ids] for g, c in zip(golds, found, strict=True)], batch_tokens
+    asked = [_unique_ids(by_k.values()) for by_k in found]
+    scored, more = _logprobs(
+        lm, prompts, [[g, *ids] for g, ids in zip(golds, asked, strict=True)], batch_tokens
     )
-    tokens += used
-    bare, used = _bare_logprobs(lm, rows, found, variant, batch_tokens)
-    tokens += used
-    predictions = []
+    tokens += more
+    bare, more = _bare_logprobs(lm, rows, asked, variant, batch_tokens)
+    tokens += more
+    predictions: dict[int, list[Row]] = {k: [] for k in ks}
     for i, row in enumerate(rows):
-        gold_K, logprob_UK = scored[i][0], torch.from_numpy(scored[i][1:])
-        weight_K = torch.from_numpy(weights[i])
-        if len(row["choices"]):
-            result = _choose(row, found[i], logprob_UK, weight_K, bare[i], scoring_of(row, variant))
-        else:
-            result = _pick(found[i], logprob_UK, weight_K)
-        predictions.append(
-            _prediction(row, result, weights[i], gold_K, fitted[i][1], variant.k, t_r)
-        )
+        place = {tuple(ids): number for number, ids in enumerate(asked[i], start=1)}
+        for k, n in used[i].items():
+            candidates, weight_K = found[i][k], torch.from_numpy(weights[i][k])
+            lines = [place[tuple(ids)] for ids in candidates.ids]
+            logprob_UK = torch.from_numpy(scored[i][lines, :n])
+            if len(row["choices"]):
+                bare_O = bare[i][[line - 1 for line in lines]]
+                scoring = scoring_of(row, variant)
+                result = _choose(row, candidates, logprob_UK, weight_K, bare_O, scoring)
+            else:
+                result = _pick(candidates, logprob_UK, weight_K)
+            lost = truncation(fitted[i][:n])
+            gold_K = scored[i][0, :n]
+            predictions[k].append(_prediction(row, result, weights[i][k], gold_K, lost, k, t_r))
     return predictions, tokens
+
+
+def _unique_ids(found: Iterable[Candidates]) -> list[Ids]:
+    """The ids of all candidates, each once, in order."""
+    unique = {tuple(ids): None for candidates in found for ids in candidates.ids}
+    return [list(ids) for ids in unique]
 
 
 def gold_logprobs(
@@ -211,40 +178,6 @@ def _logprobs(
     return [part.reshape(-1, len(p)) for part, p in zip(parts, prompts, strict=True)], tokens
 
 
-def gold_ids(lm: CausalLM, row: Row, template: str) -> list[int]:
-    """The y whose probability counts: token ids of the first gold answer, or of the right option,
-    without EOS; cut to half the context, so that every prompt of the row leaves room for all of it.
-    """
-    ids = lm.answer_ids(gold_answer(row, resolve_template(row, template)))
-    return ids[: max(1, lm.context_length // 2)]
-
-
-def fit_prompts(
-    lm: CausalLM,
-    row: Row,
-    variant: Variant,
-    gold: list[int],
-    shots: Sequence[str] = (),
-    *,
-    cut_question: bool = False,
-) -> tuple[list[list[int]], dict[str, int]]:
-    """Token ids of a row's prompts, cut to the context with room for the answer; TRUNCATION.
-
-    A question that alone is too long loses its beginning where `cut_question` says so; else
-    InputError names the example.
-    """
-    room = max(min(variant.max_new_tokens, lm.context_length // 2), len(gold))
-    fitted = []
-    for prompt in prompts_of(row, variant, shots):
-        try:
-            fitted.append(lm.fit_prompt(prompt, room=room, cut_instruction=cut_question))
-        except InputError as error:
-            raise InputError(f"example {row['id']!r}: {error}") from None
-    truncated = sum(bool(f.num_background_cut or f.num_shots_dropped) for f in fitted)
-    question_cut = max(f.num_instruction_cut for f in fitted)
-    return [f.ids for f in fitted], dict(zip(TRUNCATION, (truncated, question_cut), strict=True))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidates:
     """What a row may answer: texts, and the ids of those that the ensemble has to score."""
@@ -257,40 +190,49 @@ class Candidates:
 def _candidates(
     lm: CausalLM,
     rows: list[Row],
-    prompts: list[list[list[int]]],
-    weights: list[np.ndarray],
+    prompts: list[list[Ids]],
+    weights: list[dict[int, np.ndarray]],
     variant: Variant,
     batch_tokens: int,
-) -> tuple[list[Candidates], int]:
-    """The options of a choice; else what the LM decodes, from each prompt or from their mixture."""
-    found: list[Candidates] = []
-    for row in rows:
+) -> tuple[list[dict[int, Candidates]], int]:
+    """For each row and k: the options of a choice; else what the LM decodes, from each prompt or
+    from their mixture.
+    """
+    found: list[dict[int, Candidates]] = []
+    mixed: dict[int, list[tuple[int, int]]] = {}  # number of prompts -> (row, k)
+    alone: dict[int, int] = {}  # row -> its prompts that are decoded by themselves
+    for i, row in enumerate(rows):
         texts = options(row, variant.template) if len(row["choices"]) else []
-        found.append(Candidates(texts=texts, ids=[lm.answer_ids(text) for text in texts]))
-    asked = [i for i, row in enumerate(rows) if not len(row["choices"])]
-    mixed = [i for i in asked if variant.ensemble == "tokens" and len(prompts[i]) > 1]
-    alone = [i for i in asked if i not in set(mixed)]
+        choices = Candidates(texts=texts, ids=[lm.answer_ids(text) for text in texts])
+        found.append(dict.fromkeys(weights[i], choices) if texts else {})
+        for k, weight_K in () if texts else weights[i].items():
+            if variant.ensemble == "tokens" and len(weight_K) > 1:
+                mixed.setdefault(len(weight_K), []).append((i, k))
+            else:
+                alone[i] = max(alone.get(i, 0), len(weight_K))
     tokens = 0
-    for count in sorted({len(prompts[i]) for i in mixed}):
-        numbers = [i for i in mixed if len(prompts[i]) == count]
+    for count, places in sorted(mixed.items()):
         ids = lm.generate(
-            [prompt for i in numbers for prompt in prompts[i]],
+            [prompt for i, _ in places for prompt in prompts[i][:count]],
             max_new_tokens=variant.max_new_tokens,
             group_size=count,
-            log_p_r=np.log(np.stack([weights[i] for i in numbers])),
+            log_p_r=np.log(np.stack([weights[i][k] for i, k in places])),
             batch_tokens=batch_tokens,
         )
         tokens += lm.last_num_tokens
-        for i, answer in zip(numbers, ids, strict=True):
-            found[i] = Candidates(texts=[clean_answer(lm.text(answer))], ids=[])
+        for (i, k), answer in zip(places, ids, strict=True):
+            found[i][k] = Candidates(texts=[clean_answer(lm.text(answer))], ids=[])
     if alone:
-        flat = [prompt for i in alone for prompt in prompts[i]]
+        flat = [prompt for i, count in alone.items() for prompt in prompts[i][:count]]
         ids = lm.generate(flat, max_new_tokens=variant.max_new_tokens, batch_tokens=batch_tokens)
         tokens += lm.last_num_tokens
         decoded = iter(clean_answer(lm.text(answer)) for answer in ids)
-        for i in alone:
-            own = [next(decoded) for _ in prompts[i]]
-            found[i] = unique_answers(lm, own, weights[i], variant.max_answers)
+        for i, count in alone.items():
+            own = [next(decoded) for _ in range(count)]
+            for k, weight_K in weights[i].items():
+                if k not in found[i]:
+                    first = own[: len(weight_K)]
+                    found[i][k] = unique_answers(lm, first, weight_K, variant.max_answers)
     return found, tokens
 
 
@@ -326,7 +268,7 @@ def _pick(found: Candidates, logprob_UK: torch.Tensor, weight_K: torch.Tensor) -
 
 
 def _bare_logprobs(
-    lm: CausalLM, rows: list[Row], found: list[Candidates], variant: Variant, batch_tokens: int
+    lm: CausalLM, rows: list[Row], asked: list[list[Ids]], variant: Variant, batch_tokens: int
 ) -> tuple[list[np.ndarray], int]:
     """log p_LM(option | "Answer:") of each choice, (O,), where the scoring divides by it; else
     zeros.
@@ -336,21 +278,16 @@ def _bare_logprobs(
         for i, row in enumerate(rows)
         if len(row["choices"]) and scoring_of(row, variant) == "nll_compl"
     ]
-    bare = [np.zeros(len(candidates.ids), dtype=np.float32) for candidates in found]
+    bare = [np.zeros(len(ids), dtype=np.float32) for ids in asked]
     if not choosing:
         return bare, 0
     prompt = [*lm.bos_ids, *lm.encode("Answer:")]
     logprobs, tokens = _logprobs(
-        lm, [[prompt]] * len(choosing), [found[i].ids for i in choosing], batch_tokens
+        lm, [[prompt]] * len(choosing), [asked[i] for i in choosing], batch_tokens
     )
     for i, logprob_O1 in zip(choosing, logprobs, strict=True):
         bare[i] = logprob_O1[:, 0]
     return bare, tokens
-
-
-def scoring_of(row: Row, variant: Variant) -> str:
-    """How a row's choices are compared."""
-    return str(variant.scoring if variant.scoring != "auto" else row["scoring"] or "nll")
 
 
 def _choose(
@@ -389,7 +326,7 @@ def _prediction(
     result: Row,
     weight_K: np.ndarray,
     gold_K: np.ndarray,
-    truncated: dict[str, int],
+    lost: dict[str, int],
     k: int,
     t_r: float,
 ) -> Row:
@@ -416,5 +353,5 @@ def _prediction(
         "chunk_ids": row["chunk_ids"][:k],
         "p_r": weight_K.tolist(),
         "chunk_logprobs": gold_K.tolist(),
-        **truncated,
+        **lost,
     }

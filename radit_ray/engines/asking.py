@@ -12,11 +12,12 @@ from typing import Any
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data.artifacts import inside_run, run_record
 from radit_ray.data.rows import example_row
-from radit_ray.engines.answering import Variant, answer_batch
+from radit_ray.engines.answering import answer_batch
 from radit_ray.engines.connect import quiet
 from radit_ray.engines.ranking import rank
 from radit_ray.engines.references import local_model
 from radit_ray.engines.sharded_index import ShardedIndex
+from radit_ray.engines.variants import Variant
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
 

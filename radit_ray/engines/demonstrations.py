@@ -15,7 +15,7 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.templates import shot
 from radit_ray.data.artifacts import Input, read_shard, shard_names
 from radit_ray.data.rows import seeded_order
-from radit_ray.engines.answering import Row, Variant
+from radit_ray.engines.variants import Row, Variant
 
 Key = tuple[str, ...]  # (task, article), (task,) or ()
 

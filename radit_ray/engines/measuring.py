@@ -16,7 +16,8 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.intervals import bootstrap_mean, minimum_detectable_effect, paired_bootstrap
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_shard
-from radit_ray.engines.answering import METRICS, SCORE, TRUNCATION
+from radit_ray.engines.answering import METRICS, SCORE
+from radit_ray.engines.variants import TRUNCATION
 
 KEYS = ("id", "task", "group", "article")
 Rows = list[dict[str, Any]]

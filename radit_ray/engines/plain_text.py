@@ -21,9 +21,10 @@ from radit_ray.core import ensembles
 from radit_ray.core.errors import InputError
 from radit_ray.core.templates import background, format_chunk
 from radit_ray.data.rows import example_row
-from radit_ray.engines.answering import chunks_used, unique_answers, weights_of
+from radit_ray.engines.answering import unique_answers
 from radit_ray.engines.asking import Opened
 from radit_ray.engines.ranking import rank
+from radit_ray.engines.variants import chunks_used, weights_of
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.scoring import mixture_logprobs

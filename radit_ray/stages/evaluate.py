@@ -29,12 +29,13 @@ from radit_ray.data.artifacts import (
     shard_names,
 )
 from radit_ray.data.work import Work
-from radit_ray.engines.answering import PREDICTION, Variant, answer_batch, check_variant
+from radit_ray.engines.answering import PREDICTION, answer_depths
 from radit_ray.engines.demonstrations import draw_shots, shots_of
 from radit_ray.engines.measuring import check_contrast, measure, read_predictions
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
+from radit_ray.engines.variants import Variant, check_variant
 from radit_ray.models.causal_lm import CausalLM
 
 VERSION = 5
@@ -125,41 +126,47 @@ def _items(
     lm_of: dict[str, Input],
     work: Work[EvaluateConfig],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """One item for each variant and ranked shard that holds questions, ordered by LM so that an
-    actor rarely changes it; and {shard: shard with the same answers} of variants that are another
-    one by a second name (R-ft that kept the base encoder).
+    """One item for each ranked shard that holds questions and each group of variants that differ in
+    nothing but k, ordered by LM so that an actor rarely changes it; and {shard: shard with the same
+    answers} of variants that are another one by a second name (R-ft that kept the base encoder).
     """
     questions = {source.path: choose_questions(source, config) for source in ranked_of.values()}
-    items: list[dict[str, Any]] = []
-    first: dict[Any, str] = {}
-    twins = {}
     subjects = {path: _subjects(path, shards) for path, shards in questions.items()}
+    committed = work.committed()
+    first: dict[Any, str] = {}
+    twins: dict[str, str] = {}
+    items: dict[Any, dict[str, Any]] = {}
     for variant in sorted(config.variants, key=lambda v: lm_of[v.name].fingerprint):
         source = ranked_of[variant.name]
         t_r = variant.t_r or _recorded_t_r(source)
         same = dataclasses.replace(variant, name="", lm="", ranked="", t_r=t_r)
-        key = (same, lm_of[variant.name].fingerprint, source.fingerprint)
-        original = first.setdefault(key, variant.name)
-        if original != variant.name:
-            names = questions[source.path]
-            twins |= {f"{variant.name}/{name}": f"{original}/{name}" for name in names}
-            continue
-        used = {
-            "variant": json.dumps(dataclasses.asdict(variant)),
-            "lm": lm_of[variant.name].path,
-            "ranked": source.path,
-            "t_r": t_r,
-            "shots": draw_shots(source, variant, subjects[source.path], seed=config.seed),
-        }
-        items += [
-            {"name": f"{variant.name}/{name}", "shard": name, "rows": rows, **used}
-            for name, rows in questions[source.path].items()
-        ]
-    todo = set(work.missing([item["name"] for item in items] + list(twins)))
-    return (
-        [item for item in items if item["name"] in todo],
-        {name: answered for name, answered in twins.items() if name in todo},
-    )
+        made_of = (lm_of[variant.name].fingerprint, source.fingerprint)
+        original = first.setdefault((same, made_of), variant.name)
+        shared = variant.k > 0 and variant.ensemble != "concat"
+        group = (shared, dataclasses.replace(same, k=0) if shared else same, made_of)
+        for name, rows in questions[source.path].items():
+            if f"{variant.name}/{name}" in committed:
+                continue
+            if original != variant.name:
+                twins[f"{variant.name}/{name}"] = f"{original}/{name}"
+                continue
+            item = items.setdefault(
+                (group, name),
+                {
+                    "variant": json.dumps(dataclasses.asdict(variant)),
+                    "lm": lm_of[variant.name].path,
+                    "ranked": source.path,
+                    "t_r": t_r,
+                    "shots": draw_shots(source, variant, subjects[source.path], seed=config.seed),
+                    "shard": name,
+                    "rows": rows,
+                    "ks": [],
+                    "names": [],  # of the variants with these ks
+                },
+            )
+            item["ks"].append(variant.k)
+            item["names"].append(variant.name)
+    return list(items.values()), twins
 
 
 def _subjects(path: str, chosen: dict[str, list[int]]) -> set[tuple[str, str]]:
@@ -200,7 +207,7 @@ def _recorded_t_r(source: Input) -> float:
 
 
 class EvaluateWorker:
-    """Holds one LM at a time; answers one variant's shard a call."""
+    """Holds one LM at a time; answers one shard for one group of variants a call."""
 
     def __init__(self, *, output: str, precision: str, device: str, batch_tokens: int) -> None:
         self.output = output
@@ -225,22 +232,33 @@ class EvaluateWorker:
         for number, row in enumerate(rows):
             asked.setdefault(tuple(shots_of(item["shots"], row)), []).append(number)
 
-        def answer() -> tuple[list[dict[str, Any]], int]:
-            found, tokens = {}, 0
+        names: dict[int, str] = dict(zip(item["ks"], item["names"], strict=True))
+
+        def answer() -> tuple[dict[int, dict[int, dict[str, Any]]], int]:
+            found: dict[int, dict[int, dict[str, Any]]] = {k: {} for k in names}
+            tokens = 0
             for shots, numbers in asked.items():
-                answers, used = answer_batch(
+                answers, used = answer_depths(
                     lm,
                     [rows[number] for number in numbers],
                     variant,
+                    list(names),
                     t_r=item["t_r"],
                     shots=shots,
                     batch_tokens=self.batch_tokens,
                 )
-                found |= dict(zip(numbers, answers, strict=True))
+                for k, predictions in answers.items():
+                    found[k] |= dict(zip(numbers, predictions, strict=True))
                 tokens += used
-            return [found[number] for number in range(len(rows))], tokens
+            return found, tokens
 
         meter = Meter(flops_per_token=lm.flops_per_token)
-        predictions, cost = meter.measure(answer)
-        table = pa.Table.from_pylist(predictions, schema=PREDICTION)
-        return commit_shard(self.output, item["name"], table, **cost)
+        found, cost = meter.measure(answer)
+        made = {}
+        for k, name in sorted(names.items(), reverse=True):  # the deepest one bears the cost
+            table = pa.Table.from_pylist(
+                [found[k][number] for number in range(len(rows))], schema=PREDICTION
+            )
+            made = commit_shard(self.output, f"{name}/{item['shard']}", table, **cost)
+            cost = {}
+        return made

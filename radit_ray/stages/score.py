@@ -32,10 +32,11 @@ from radit_ray.data.artifacts import (
     shard_names,
 )
 from radit_ray.data.work import Work
-from radit_ray.engines.answering import Variant, fit_prompts, gold_ids, gold_logprobs
+from radit_ray.engines.answering import gold_logprobs
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, call, map_shards
+from radit_ray.engines.variants import Variant, fit_prompts, gold_ids, truncation
 from radit_ray.models.causal_lm import CausalLM
 
 VERSION = 1
@@ -204,12 +205,13 @@ def score_rows(
     fitted = [
         fit_prompts(lm, row, variant, gold) for row, gold in zip(examples, golds, strict=True)
     ]
-    logprobs, _ = gold_logprobs(lm, golds, [prompts for prompts, _ in fitted], batch_tokens)
+    prompts = [[f.ids for f in row_fitted] for row_fitted in fitted]
+    logprobs, _ = gold_logprobs(lm, golds, prompts, batch_tokens)
     scored = [
         {**row, "logprobs": logprob_K.tolist(), "num_answer_tokens": len(gold)}
         for row, logprob_K, gold in zip(examples, logprobs, golds, strict=True)
     ]
-    return scored, sum(truncated["num_truncated"] for _, truncated in fitted)
+    return scored, sum(truncation(row_fitted)["num_truncated"] for row_fitted in fitted)
 
 
 def bf16_kl(config: ScoreConfig, ranked: Input, device: str) -> float:

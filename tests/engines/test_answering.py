@@ -16,13 +16,8 @@ from tiny import documents, questions
 from radit_ray.core.errors import InputError
 from radit_ray.core.metrics import rouge_l
 from radit_ray.data.rows import example_row
-from radit_ray.engines.answering import (
-    PREDICTION,
-    Variant,
-    answer_batch,
-    check_variant,
-    fit_prompts,
-)
+from radit_ray.engines.answering import PREDICTION, answer_batch, answer_depths
+from radit_ray.engines.variants import Variant, check_variant, fit_prompts
 from radit_ray.models.causal_lm import CausalLM
 
 T_R = 0.2
@@ -197,6 +192,30 @@ def test_concat_is_one_prompt_of_all_chunks(lm: CausalLM) -> None:
         assert prediction["prediction"] == decode(lm, [prompt], [1.0])
         gold = sum_logprob(lm, prompt, lm.answer_ids(row["answers"][0]))
         assert prediction["nll"] == pytest.approx(-gold, abs=CLOSE)
+
+
+@pytest.mark.parametrize("ensemble", ["answers", "tokens"])
+@pytest.mark.parametrize("max_answers", [0, 2])
+def test_several_depths_at_once_equal_each_by_itself(
+    lm: CausalLM, ensemble: str, max_answers: int
+) -> None:
+    rows = [ranked_row(n, k=5) for n in range(6)] + [ranked_row(6, k=2)]
+    rows += [{**ranked_row(n, k=5), "choices": ["Anna", "Arden", "old town"]} for n in range(2)]
+    rows[-1] |= {"answers": ["Arden"], "scoring": "nll_compl"}
+    rows[-2] |= {"answers": ["Anna"]}
+    variant = Variant(ensemble=ensemble, max_answers=max_answers, max_new_tokens=NEW)
+    found, tokens = answer_depths(lm, rows, variant, [1, 3, 5], t_r=T_R)
+    alone = 0
+    for k in (1, 3, 5):
+        expected, used = answer_batch(lm, rows, dataclasses.replace(variant, k=k), t_r=T_R)
+        alone += used
+        for one, other in zip(found[k], expected, strict=True):
+            for name, value in other.items():
+                if name in ("candidate_logprobs", "chunk_logprobs", "p_r", "nll"):
+                    assert one[name] == pytest.approx(value, abs=CLOSE), (k, name)
+                else:
+                    assert one[name] == value, (k, name)
+    assert tokens < 0.8 * alone
 
 
 def test_a_context_that_overflows_is_counted(lm: CausalLM) -> None:

@@ -13,8 +13,8 @@ from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Input, commit_shard
 from radit_ray.data.rows import RANKED, example_row
-from radit_ray.engines.answering import Variant
 from radit_ray.engines.demonstrations import draw_shots, shots_of
+from radit_ray.engines.variants import Variant
 
 CHUNK = {
     "chunk_ids": ["d#0"],

@@ -21,9 +21,10 @@ from radit_ray.data.artifacts import (
     read_shard,
     shard_names,
 )
-from radit_ray.engines.answering import METRICS, Variant, answer_batch
+from radit_ray.engines.answering import METRICS, answer_batch
 from radit_ray.engines.demonstrations import draw_shots, shots_of
 from radit_ray.engines.resources import Resources
+from radit_ray.engines.variants import Variant
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.report.predictions import write_predictions
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
@@ -42,6 +43,7 @@ def variants_of(chain: Chain) -> tuple[Variant, ...]:
         Variant(name="one-prompt", k=2, ensemble="concat", **common),
         Variant(name="replug-2shot", k=2, shots=2, **common),
         Variant(name="replug-again", k=3, **common),
+        Variant(name="replug-1", k=1, **common),
     )
 
 
@@ -130,7 +132,7 @@ def test_rows_equal_answering_in_this_process(evaluated: Artifact, chain: Chain)
         assert len(shots) == variant.shots
         here, _ = answer_batch(lm, rows, variant, t_r=T_R, shots=shots)
         for a, b in zip(here, predictions(evaluated, variant.name), strict=True):
-            assert a["prediction"] == b["prediction"]
+            assert a["prediction"] == b["prediction"], variant.name
             assert a["nll"] == pytest.approx(b["nll"], abs=1e-3)
 
 
