@@ -8,6 +8,7 @@ ordered by position.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,46 @@ import ray
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, read_manifest
+from radit_ray.data.rows import seeded_order
 from radit_ray.models import faiss_shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """A part of the corpus: the first documents in a seeded order, so that a smaller part lies in a
+    larger one whatever the sizes.
+    """
+
+    num_documents: int
+    seed: int = 0
+    kept: frozenset[str] = frozenset()  # chunk or document ids that belong to every part
+
+    def last(self, doc_ids: Iterable[str]) -> bytes:
+        """What `seeded_order` gives the last document of the part; InputError where the corpus has
+        fewer.
+        """
+        places = sorted(seeded_order(self.seed, name) for name in set(doc_ids))
+        if not 1 <= self.num_documents <= len(places):
+            raise InputError(
+                f"num_documents={self.num_documents}, expected 1 to {len(places)}, the documents "
+                "of the index (0 = all)"
+            )
+        return places[self.num_documents - 1]
 
 
 class IndexShard:
     """One shard: the vectors in FAISS, the chunks in a memory-mapped Arrow file."""
 
-    def __init__(self, *, index: str, shard: dict[str, Any], dimension: int, nprobe: int) -> None:
+    def __init__(
+        self,
+        *,
+        index: str,
+        shard: dict[str, Any],
+        dimension: int,
+        nprobe: int,
+        prefix: Prefix | None = None,
+        last: bytes = b"",
+    ) -> None:
         self.faiss = faiss_shard.load(
             storage.local_copy(storage.join(index, shard["faiss"])),
             sha256=shard["sha256"],
@@ -32,21 +66,41 @@ class IndexShard:
             count=shard["rows"],
         )
         self.nprobe = nprobe
-        source = pa.memory_map(storage.local_copy(storage.join(index, shard["arrow"])))
-        self.table = pa.ipc.open_file(source).read_all()
+        self.table = chunk_table(index, shard)
         if self.table.num_rows != shard["rows"]:
             raise InputError(
                 f"{shard['arrow']} has {self.table.num_rows} chunks, expected {shard['rows']}; "
                 "make the index again"
             )
+        self.allowed = None if prefix is None else allowed_rows(self.table, prefix, last)
 
     def search(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(scores, rows of this shard), each (Q, k), best first; -1 where the shard has fewer."""
-        return faiss_shard.search(self.faiss, query_QD, k, nprobe=self.nprobe)
+        return faiss_shard.search(self.faiss, query_QD, k, nprobe=self.nprobe, allowed=self.allowed)
+
+    def num_allowed(self) -> int:
+        """How many chunks can be found."""
+        return self.table.num_rows if self.allowed is None else len(self.allowed)
 
     def chunks(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """The chunk rows at these positions."""
         return list(self.table.take(pa.array(rows)).to_pylist())
+
+
+def chunk_table(index: str, shard: Mapping[str, Any]) -> pa.Table:
+    """The chunks of a shard, memory-mapped."""
+    source = pa.memory_map(storage.local_copy(storage.join(index, shard["arrow"])))
+    return pa.ipc.open_file(source).read_all()
+
+
+def allowed_rows(table: pa.Table, prefix: Prefix, last: bytes) -> np.ndarray:
+    """Rows of a shard that belong to a part of the corpus, ascending."""
+    pairs = zip(table["id"].to_pylist(), table["doc_id"].to_pylist(), strict=True)
+    inside = [
+        seeded_order(prefix.seed, doc_id) <= last or not prefix.kept.isdisjoint((chunk_id, doc_id))
+        for chunk_id, doc_id in pairs
+    ]
+    return np.flatnonzero(inside).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -55,15 +109,18 @@ class ShardedIndex:
 
     shards: tuple[Any, ...]  # IndexShard objects, or actor handles of them
     starts: tuple[int, ...]  # position of each shard's first chunk in the whole index
-    num_chunks: int
+    num_chunks: int  # of the whole index
+    num_allowed: int  # that can be found
     dimension: int
     fingerprint: str
     remote: bool
 
     @classmethod
-    def open(cls, path: str, *, nprobe: int = 0, remote: bool = True) -> ShardedIndex:
+    def open(
+        cls, path: str, *, nprobe: int = 0, remote: bool = True, prefix: Prefix | None = None
+    ) -> ShardedIndex:
         """Loads every shard of the index artifact at `path`, checked by sha256; into actors if
-        `remote`.
+        `remote`. `prefix`: the part of the corpus that is searched, None = all of it.
 
         The actors hold memory and no CPU share: they work while the query encoder waits for them.
         """
@@ -72,12 +129,18 @@ class ShardedIndex:
         assert manifest is not None
         metrics = manifest["metrics"]
         sha256 = {f["name"]: f["sha256"] for f in manifest["files"]}
+        last = b""
+        if prefix is not None:
+            tables = (chunk_table(source.path, shard) for shard in metrics["shards"])
+            last = prefix.last(name for table in tables for name in table["doc_id"].to_pylist())
         arguments = [
             {
                 "index": source.path,
                 "shard": {**shard, "sha256": sha256[shard["faiss"]]},
                 "dimension": metrics["dimension"],
                 "nprobe": nprobe,
+                "prefix": prefix,
+                "last": last,
             }
             for shard in metrics["shards"]
         ]
@@ -86,11 +149,16 @@ class ShardedIndex:
             shards = tuple(actor.remote(**a) for a in arguments)
         else:
             shards = tuple(IndexShard(**a) for a in arguments)
+        if remote:
+            allowed = ray.get([shard.num_allowed.remote() for shard in shards])
+        else:
+            allowed = [shard.num_allowed() for shard in shards]
         rows = [shard["rows"] for shard in metrics["shards"]]
         return cls(
             shards=shards,
             starts=tuple(int(n) for n in np.cumsum([0, *rows[:-1]])),
             num_chunks=sum(rows),
+            num_allowed=sum(allowed),
             dimension=metrics["dimension"],
             fingerprint=source.fingerprint,
             remote=remote,

@@ -35,7 +35,7 @@ from radit_ray.engines.references import (
     retriever_input,
 )
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.sharded_index import ShardedIndex
+from radit_ray.engines.sharded_index import Prefix, ShardedIndex
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.presets import resolve_preset
@@ -59,6 +59,10 @@ class RetrieveConfig:
     dev_share: float = 0.1  # share of groups cut from train where the examples have no dev split
     eval_share: float = 0.0  # likewise for eval, where a single file has no splits at all
     limit: int = 0  # examples of each split, a seeded choice; 0 = all
+    # documents searched, the first in a seeded order (so smaller corpora lie in larger ones, on one
+    # index); 0 = all. With keep_gold the gold chunks of all examples are searched whatever the size
+    num_documents: int = 0
+    keep_gold: bool = False
     examples_per_shard: int = 512  # the unit of resuming
     seed: int = 0
 
@@ -109,13 +113,13 @@ def retrieve(
                 "nothing to retrieve for: no examples given and corpus_examples is 0; give "
                 "--examples"
             )
-        shards = ShardedIndex.open(source.path, nprobe=config.nprobe)
+        shards = ShardedIndex.open(source.path, nprobe=config.nprobe, prefix=_prefix(config, found))
         needed = config.k + max((len(row["exclude_ids"]) for row in found), default=0)
         needed = max(needed, config.k + bool(config.corpus_examples))
-        if config.k < 1 or needed > shards.num_chunks:
+        if config.k < 1 or needed > shards.num_allowed:
             raise InputError(
                 f"k={config.k} (and excluded chunks: {needed}), expected 1 to "
-                f"{shards.num_chunks}, the chunks of the index; lower --k (in a run: retrieve.k, "
+                f"{shards.num_allowed}, the chunks searched; lower --k (in a run: retrieve.k, "
                 "k_infer and lm_ft.k_train)"
             )
         items = _items(found, shards.num_chunks, config)
@@ -135,7 +139,25 @@ def retrieve(
             label="retrieve",
             unit="shard",
         )
-        return work.finish(resources=resources, metrics=_metrics(work))
+        metrics = {"num_chunks": shards.num_allowed, **_metrics(work)}
+        return work.finish(resources=resources, metrics=metrics)
+
+
+def _prefix(config: RetrieveConfig, found: list[dict[str, Any]]) -> Prefix | None:
+    """The part of the corpus that is searched; None for all of it."""
+    if not config.num_documents:
+        if config.keep_gold:
+            raise InputError("keep_gold needs num_documents: a whole corpus keeps every chunk")
+        return None
+    if config.corpus_examples:
+        raise InputError(
+            "num_documents and corpus_examples do not go together: examples are cut from the "
+            "whole corpus; set corpus_examples=0"
+        )
+    kept = frozenset(name for row in found for name in row["gold_ids"]) if config.keep_gold else ()
+    if config.keep_gold and not kept:
+        raise InputError("keep_gold needs examples with gold_ids; these have none")
+    return Prefix(num_documents=config.num_documents, seed=config.seed, kept=frozenset(kept))
 
 
 def _items(

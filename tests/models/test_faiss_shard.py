@@ -98,6 +98,27 @@ def test_approximate_kinds(
     assert (np.diff(scores_QK, axis=1) <= 0).all()
 
 
+def test_only_allowed_rows_are_found(vectors_ND: np.ndarray) -> None:
+    allowed = np.flatnonzero(np.random.default_rng(3).random(len(vectors_ND)) < 0.3)
+    queries_QD = vectors_ND[:40].astype(np.float32)
+    expected_QK = allowed[np.argsort(-queries_QD @ vectors_ND[allowed].T.astype(np.float32))[:, :5]]
+    for kind in faiss_shard.KINDS:
+        index = faiss_shard.build(kind, vectors_ND)
+        found = [
+            faiss_shard.search(index, asked_QD, 5, allowed=allowed)[1]
+            for asked_QD in (queries_QD, queries_QD[:2])
+        ]
+        assert np.isin(found[0], [-1, *allowed]).all(), kind
+        if kind == "flat":
+            np.testing.assert_array_equal(found[0], expected_QK)
+            np.testing.assert_array_equal(found[1], expected_QK[:2])
+    scores_QK, rows_QK = faiss_shard.search(
+        faiss_shard.build("flat", vectors_ND), queries_QD, 5, allowed=allowed[:3]
+    )
+    assert (rows_QK[:, 3:] == -1).all()
+    assert np.isneginf(scores_QK[:, 3:]).all()
+
+
 @pytest.mark.parametrize("kind", faiss_shard.KINDS)
 def test_fewer_vectors_than_k(vectors_ND: np.ndarray, kind: str) -> None:
     index = faiss_shard.build(kind, vectors_ND[:5].astype(np.float32))

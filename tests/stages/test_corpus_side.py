@@ -22,7 +22,7 @@ from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, iter_tables, read_manifest, vectors_of
 from radit_ray.engines.ranking import rank
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.sharded_index import ShardedIndex
+from radit_ray.engines.sharded_index import Prefix, ShardedIndex
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.stages.chunk import ChunkConfig, chunk
 from radit_ray.stages.embed import EmbedConfig, embed
@@ -117,6 +117,44 @@ def test_three_shards_answer_as_one_flat_index(chain: Chain) -> None:
                 exact[positions[row][differ]], exact[flat_positions[row][differ]], rtol=1e-6
             )
             assert len(set(positions[row].tolist())) == k
+
+
+def test_smaller_corpora_lie_in_larger_ones_on_one_index(chain: Chain) -> None:
+    vector_ND = vectors(chain.embeddings)
+    ids = [f"{d['id']}#0" for d in documents()]
+    kept = frozenset({ids[7], documents()[9]["id"]})
+    found: list[set[int]] = []
+    for size in (5, 12, 40):
+        for path in (chain.index, chain.flat):
+            prefix = Prefix(num_documents=size, seed=1)
+            index = ShardedIndex.open(path, remote=False, prefix=prefix)
+            scores, positions = index.search(vector_ND[:3], size)
+            assert index.num_allowed == size
+            part = set(positions[0].tolist())
+            assert len(part) == size
+            exact = -np.sort(-(vector_ND[:1] @ vector_ND[sorted(part)].T), axis=1)
+            np.testing.assert_allclose(scores[:1], exact, rtol=1e-5, atol=1e-6)
+            found.append(part)
+        assert found[-1] == found[-2]  # whatever the shards
+    assert found[0] < found[2] < found[4] == set(range(40))
+    more = ShardedIndex.open(
+        chain.index, remote=False, prefix=Prefix(num_documents=5, seed=1, kept=kept)
+    )
+    assert set(more.search(vector_ND[:1], 7)[1][0].tolist()) - {-1} == found[0] | {7, 9}
+    with pytest.raises(InputError, match="num_documents=41, expected 1 to 40"):
+        ShardedIndex.open(chain.index, remote=False, prefix=Prefix(num_documents=41))
+
+
+def test_contradictory_parts_of_a_corpus_are_refused(chain: Chain, tmp_path: Path) -> None:
+    base = RetrieveConfig(retriever=chain.retriever, k=2)
+    for changes, message in (
+        ({"keep_gold": True}, "keep_gold needs num_documents"),
+        ({"num_documents": 5, "corpus_examples": 3}, "do not go together"),
+        ({"num_documents": 1}, "k=2 .* expected 1 to 1, the chunks searched"),
+    ):
+        config = dataclasses.replace(base, **changes)
+        with pytest.raises(InputError, match=message):
+            retrieve(config, examples=chain.examples, index=chain.index, output=str(tmp_path / "r"))
 
 
 def test_more_than_the_index_holds_is_marked(chain: Chain) -> None:
