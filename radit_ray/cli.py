@@ -62,6 +62,10 @@ the paper's tables, and more
   radit few-shot RUN --output DIR
                    tune a run's LM further on 64 examples of each task (Table 9)
 
+sweeps (resumable; Ray Tune and Optuna)
+  radit sweep KIND RECIPE --values A,B,C --output DIR
+                   chunks, corpus, snapshot, cycles, lms, retrievers, or any field (custom)
+
 the demo's world
   radit world-lm   train a base LM on the text of a generated world, for radit demo --lm
 
@@ -91,9 +95,8 @@ class RunArgs:
     corpus: str = ""  # your documents
     # your questions with answers, or task:NAME[:SPLIT]; without them R-ft uses the corpus alone
     examples: str = ""
-    limit: int = (
-        0  # at most this many examples of each split, for a short run; the corpus stays whole
-    )
+    # at most this many examples of each split, for a short run; 0 = all. The corpus stays whole
+    limit: int = 0
     cycles: int | None = None  # times both fine-tunings are run
     config: str = ""  # a TOML file with fields of the recipe
     set: tuple[str, ...] = ()  # field=value, such as lm_ft.lr=1e-5; wins over --config
@@ -148,6 +151,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "world-lm": _world_lm,
         "doctor": _doctor,
         "few-shot": results.few_shot,
+        "sweep": _sweep,
     }
     if command == "evaluate" and any(word.split("=")[0] == "--suite" for word in rest):
         results.suite(rest)
@@ -258,26 +262,54 @@ def _run(arguments: Sequence[str]) -> None:
         print(f"usage: radit run RECIPE [OPTIONS], RECIPE one of: {', '.join(RECIPES)}\n")
         arguments = ["own", "--help"]
     recipe = recipe_named(arguments[0])
-    split = [part for value in _joined_sets(arguments[1:]) for part in value]
-    args = parse(RunArgs, split, f"radit run {arguments[0]}", RECIPES[arguments[0]].__doc__ or "")
+    args = parse(
+        RunArgs,
+        _joined(arguments[1:]),
+        f"radit run {arguments[0]}",
+        RECIPES[arguments[0]].__doc__ or "",
+    )
     recipe = commands.changed(recipe, args)
     commands.run(recipe, args.output, num_cpus=args.num_cpus, as_json=args.json)
 
 
-def _joined_sets(arguments: Sequence[str]) -> list[list[str]]:
+def _joined(arguments: Sequence[str], name: str = "--set") -> list[str]:
     """Several `--set a=b` as the one `--set a=b c=d` tyro reads."""
-    values, rest, waiting = [], [], False
+    values: list[str] = []
+    rest, waiting = [], False
     for argument in arguments:
-        if argument == "--set":
+        if argument == name:
             waiting = True
-        elif argument.startswith("--set="):
-            values.append(argument.removeprefix("--set="))
+        elif argument.startswith(f"{name}="):
+            values.append(argument.removeprefix(f"{name}="))
         elif waiting and not argument.startswith("--"):
             values.append(argument)
         else:
             waiting = False
             rest.append(argument)
-    return [rest, ["--set", *values] if values else []]
+    return [*rest, name, *values] if values else rest
+
+
+def _sweep(arguments: Sequence[str]) -> None:
+    """`radit sweep KIND RECIPE`: the recipe with one thing, or several, changed."""
+    from radit_ray.recipes import RECIPES
+    from radit_ray.sweep_commands import SweepArgs, sweep
+    from radit_ray.sweeps import KINDS
+
+    usage = f"usage: radit sweep KIND RECIPE [OPTIONS], RECIPE one of: {', '.join(RECIPES)}"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        kinds = "\n".join(f"  {name:<11} {values}" for name, values in KINDS.items())
+        print(f"{usage}, KIND and its --values:\n{kinds}\n")
+        arguments = ["custom", "own", "--help"]
+    if len(arguments) < 2 or arguments[1].startswith("-"):
+        raise InputError(f"{usage}, KIND one of: {', '.join(KINDS)}")
+    words = list(arguments[2:])
+    for name in ("--set", "--space", "--objective"):
+        words = _joined(words, name)
+    kind, recipe = arguments[:2]
+    if kind not in KINDS:
+        raise InputError(f"unknown sweep {kind!r}{nearest(kind, KINDS)}")
+    args = parse(SweepArgs, words, f"radit sweep {kind} {recipe}", KINDS[kind])
+    sweep(kind, recipe, args)
 
 
 def _world_lm(arguments: Sequence[str]) -> None:

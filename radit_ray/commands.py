@@ -26,24 +26,7 @@ if TYPE_CHECKING:
 def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False) -> None:
     """Runs a recipe into `output` (demo: runs/demo) and prints its tables."""
     output = output or ("runs/demo" if recipe.name == "demo" else "")
-    if not output:
-        raise InputError("no --output given; expected a folder for the run")
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not (
-        os.path.isabs(output) or "://" in output
-    ):
-        raise InputError(
-            f"--output {output} inside a Ray job lies in a folder that goes with the job; give an "
-            "absolute path or a URI that all nodes see"
-        )
-    if recipe.name == "demo" and not recipe.corpus:
-        recipe = demo_inputs(recipe, output)
-    elif (recipe.world, recipe.snapshot) != (WorldConfig(), 1):
-        raise InputError(
-            "fields of world, or snapshot, are set, but only `radit demo` without --corpus makes a "
-            "world; leave them out"
-        )
-    if recipe.name == "squad_open" and not (recipe.corpus and recipe.examples):
-        recipe = _squad_inputs(recipe, output)
+    recipe = prepared(recipe, output)
     from radit_ray.engines.connect import connect
     from radit_ray.pipeline import pipeline
     from radit_ray.report.html import write_report
@@ -80,6 +63,31 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
         print(f'ask it: radit ask {output} "your question"')
     else:
         print(f"the tuned retriever: {output}/r-ft/retriever (sentence-transformers)")
+
+
+def prepared(recipe: Recipe, output: str) -> Recipe:
+    """The recipe with the inputs that it makes itself (demo: a world; squad_open: its corpus),
+    which lie in `output`. InputError where that is no place for a run.
+    """
+    if not output:
+        raise InputError("no --output given; expected a folder for the run")
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not (
+        os.path.isabs(output) or "://" in output
+    ):
+        raise InputError(
+            f"--output {output} inside a Ray job lies in a folder that goes with the job; give an "
+            "absolute path or a URI that all nodes see"
+        )
+    if recipe.name == "demo" and not recipe.corpus:
+        recipe = demo_inputs(recipe, output)
+    elif (recipe.world, recipe.snapshot) != (WorldConfig(), 1):
+        raise InputError(
+            "fields of world, or snapshot, are set, but only `radit demo` without --corpus makes a "
+            "world; leave them out"
+        )
+    if recipe.name == "squad_open" and not (recipe.corpus and recipe.examples):
+        recipe = _squad_inputs(recipe, output)
+    return recipe
 
 
 def changed(recipe: Recipe, args: RunArgs) -> Recipe:

@@ -69,20 +69,24 @@ class Run:
         self, function: Callable[..., Artifact], config: Any, *, name: str = "", **inputs: str
     ) -> str:
         """Runs one stage into `artifacts/`, links it by role, and returns its path."""
+        name = name or function.__name__.replace("_", "-")
+        where = f"cycle-{int(self.prefix[6:-1])}: " if self.prefix else ""
+        print(f"radit {where}{name}: {STAGES[name]}", file=sys.stderr, flush=True)
+        artifact = self.artifact(function, config, **inputs)
+        make_link(storage.join(self.folder, f"{self.prefix}{name}"), artifact.path)
+        if name == "score" and not self.t_r:
+            self.t_r = float(artifact.metrics.get("t_r", 0.0))
+        return artifact.path
+
+    def artifact(self, function: Callable[..., Artifact], config: Any, **inputs: str) -> Artifact:
+        """Runs one stage into `artifacts/`, with the recipe's retriever where it names none."""
         kind = function.__name__.replace("_", "-")
-        name = name or kind
         if kind in ("embed", "retrieve", "r-ft") and not config.retriever:
             config = dataclasses.replace(
                 config, retriever=self.recipe.retriever, preset=self.recipe.preset
             )
-        where = f"cycle-{int(self.prefix[6:-1])}: " if self.prefix else ""
-        print(f"radit {where}{name}: {STAGES[name]}", file=sys.stderr, flush=True)
         output = storage.join(self._root(), f"{kind}-{FINGERPRINT}")
-        artifact = function(config, **inputs, output=output, resources=self.recipe.resources)
-        make_link(storage.join(self.folder, f"{self.prefix}{name}"), artifact.path)
-        if kind == "score" and not self.t_r:
-            self.t_r = float(artifact.metrics.get("t_r", 0.0))
-        return artifact.path
+        return function(config, **inputs, output=output, resources=self.recipe.resources)
 
     def base(self, ranked: str) -> None:
         """The base retriever's ranked rows: the data of the first cycle."""
@@ -225,9 +229,10 @@ class Run:
 
     def _root(self) -> str:
         """Where the artifacts lie."""
-        if self.artifacts.startswith("../"):
-            return storage.join(self.folder.rstrip("/").rpartition("/")[0], self.artifacts[3:])
-        return storage.join(self.folder, self.artifacts)
+        folder, below = self.folder.rstrip("/"), self.artifacts
+        while below.startswith("../"):
+            folder, below = folder.rpartition("/")[0], below[3:]
+        return storage.join(folder, below)
 
     def _relative(self, path: str) -> str:
         real = storage.absolute(self._root())
@@ -259,12 +264,14 @@ class Run:
         return found
 
 
-def seeded(recipe: Recipe, folder: str) -> Iterator[tuple[Recipe, Run]]:
+def seeded(
+    recipe: Recipe, folder: str, *, artifacts: str = "artifacts"
+) -> Iterator[tuple[Recipe, Run]]:
     """The recipe once for each training seed, the first in `folder` itself; artifacts that no seed
-    decides (corpus, chunks, vectors, index) are made once.
+    decides (corpus, chunks, vectors, index) are made once, in `artifacts`, relative to `folder`.
     """
     if not recipe.seeds:
-        yield recipe, Run(recipe, folder)
+        yield recipe, Run(recipe, folder, artifacts=artifacts)
     for number, seed in enumerate(recipe.seeds):
         one = dataclasses.replace(
             recipe,
@@ -272,11 +279,11 @@ def seeded(recipe: Recipe, folder: str) -> Iterator[tuple[Recipe, Run]]:
             r_ft=dataclasses.replace(recipe.r_ft, seed=seed),
         )
         if number == 0:
-            yield one, Run(one, folder)
+            yield one, Run(one, folder, artifacts=artifacts)
         else:
             below = storage.join(folder, f"seed-{seed}")
             print(f"radit: training seed {seed}", file=sys.stderr, flush=True)
-            yield one, Run(one, below, artifacts="../artifacts")
+            yield one, Run(one, below, artifacts=f"../{artifacts}")
 
 
 def merge_seeds(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[str, Any]:

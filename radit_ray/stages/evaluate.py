@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -66,7 +67,8 @@ def evaluate(
     recall@1 and recall@5.
 
     Metrics: num_questions, variants {name: {metric: {value, low, high}}}, contrasts {"a-minus-b":
-    {metric: {diff, low, high}}}, tasks {task: {name: {...}}}. InputError on an unknown ensemble or
+    {metric: {diff, low, high}}}, tasks {task: {name: {...}}}, cost {name: {device_s, tokens}}, and
+    what else `measure` gives. InputError on an unknown ensemble or
     contrast, two variants of one name, no question.
     """
     names = [variant.name for variant in config.variants]
@@ -117,7 +119,20 @@ def evaluate(
             num_samples=config.bootstrap,
             seed=config.seed,
         )
+        metrics["cost"] = _cost(work, names)
         return work.finish(resources=resources, metrics=metrics, rows=metrics["num_questions"])
+
+
+def _cost(work: Work[EvaluateConfig], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """{variant: device_s, tokens}. Of variants that were answered together the one with most chunks
+    bears it all; a second name of another variant costs nothing.
+    """
+    found = {name: {"device_s": 0.0, "tokens": 0.0} for name in names}
+    for sidecar in work.committed().values():
+        spent = found[sidecar["name"].rpartition("/")[0]]
+        for what in spent:
+            spent[what] += sidecar["stats"].get(what, 0)
+    return found
 
 
 def _items(

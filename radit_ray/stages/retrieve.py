@@ -59,6 +59,7 @@ class RetrieveConfig:
     dev_share: float = 0.1  # share of groups cut from train where the examples have no dev split
     eval_share: float = 0.0  # likewise for eval, where a single file has no splits at all
     limit: int = 0  # examples of each split, a seeded choice; 0 = all
+    splits: tuple[str, ...] = ()  # only examples of these; empty = all
     # documents searched, the first in a seeded order (so smaller corpora lie in larger ones, on one
     # index); 0 = all. With keep_gold the gold chunks of all examples are searched whatever the size
     num_documents: int = 0
@@ -94,6 +95,7 @@ def retrieve(
         if examples
         else []
     )
+    found = [row for row in found if not config.splits or row["split"] in config.splits]
     inputs = {
         "examples": Input(path=examples, fingerprint=fingerprint_of(found)),
         "index": source,

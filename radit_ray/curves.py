@@ -1,0 +1,158 @@
+"""One finished run looked at again and again with one thing changed: how many chunks are shown, how
+much of the corpus is searched, which corpus.
+
+The models, vectors and index stay as they are; what a view needs beyond them (a deeper ranking, a
+search in a part of the corpus, another corpus embedded) are artifacts beside the run's, and one
+evaluate call answers all views.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from radit_ray.core.errors import InputError, nearest
+from radit_ray.data.artifacts import artifact_input, iter_tables
+from radit_ray.engines.measuring import Rows, mean_over_seeds, measure, read_predictions
+from radit_ray.runs import Run
+from radit_ray.stages.chunk import chunk
+from radit_ray.stages.embed import embed
+from radit_ray.stages.evaluate import EvaluateConfig, evaluate
+from radit_ray.stages.index import index
+from radit_ray.stages.retrieve import RetrieveConfig, retrieve
+
+ROLES = ("replug", "it-retrieval", "lm-ft", "r-ft", "radit")  # variants that are shown chunks
+TUNED = ("r-ft", "radit")  # those of the tuned query encoder
+CURVES = ("chunks", "corpus", "snapshot")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What changes from view to view, and its values."""
+
+    kind: str = ""  # "chunks" (k_infer), "corpus" (documents searched), "snapshot" (corpora)
+    values: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """InputError on an unknown kind, or values that are none of it."""
+        if self.kind not in CURVES:
+            raise InputError(f"unknown curve {self.kind!r}{nearest(self.kind, CURVES)}")
+        if not self.values or len(set(self.values)) != len(self.values):
+            raise InputError(
+                f"values {','.join(self.values)!r}, expected one or more, all different"
+            )
+        if self.kind == "snapshot":
+            return
+        for value in self.values:
+            if not value.isdigit() or (self.kind == "corpus" and int(value) < 1):
+                raise InputError(f"value {value!r} of a {self.kind} sweep, expected a whole number")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """One point of a curve: what every role is shown."""
+
+    values: dict[str, Any]  # what changed, as the point is recorded
+    base: str  # ranked rows of the base query encoder
+    tuned: str  # of the tuned one, "" without one
+    k: int
+
+    @property
+    def label(self) -> str:
+        """What is appended to a variant's name."""
+        return "@" + ",".join(str(value).replace("/", "-") for value in self.values.values())
+
+
+def views(run: Run, curve: Curve) -> list[View]:
+    """The views of a finished pipeline, their artifacts made."""
+    if curve.kind == "chunks":
+        ks = [int(value) for value in curve.values]
+        base, tuned = _ranked(run, run.index, k=max(*ks, 1))
+        return [View(values={"k_infer": k}, base=base, tuned=tuned, k=k) for k in ks]
+    k = run.recipe.k_infer
+    if curve.kind == "snapshot":
+        found = []
+        for corpus in curve.values:
+            chunks = run.artifact(chunk, run.recipe.chunk, corpus=corpus).path
+            embeddings = run.artifact(embed, run.recipe.embed, chunks=chunks).path
+            indexed = run.artifact(index, run.recipe.index, embeddings=embeddings).path
+            base, tuned = _ranked(run, indexed, k=k)
+            found.append(View(values={"corpus": corpus}, base=base, tuned=tuned, k=k))
+        return found
+    found = []
+    for value in curve.values:
+        for keep_gold in (False, True) if _gold_known(run) else (False,):
+            part = {"num_documents": int(value), "keep_gold": keep_gold}
+            base, tuned = _ranked(run, run.index, k=k, **part)
+            found.append(View(values=part, base=base, tuned=tuned, k=k))
+    return found
+
+
+def _gold_known(run: Run) -> bool:
+    """Whether the questions name their gold chunks; else a part of the corpus cannot keep them."""
+    tables = iter_tables(artifact_input(run.ranked, "retrieve"), ["gold_ids"])
+    return any(ids for table in tables for ids in table["gold_ids"].to_pylist())
+
+
+def _ranked(run: Run, indexed: str, **changes: Any) -> tuple[str, str]:
+    """Ranked rows of the evaluated split by the base and by the tuned query encoder ("" without
+    one), searched as `changes` say.
+    """
+    configs = [run.recipe.retrieve, *([run.done[-1].retrieve()] if run.done else [])]
+    made = [
+        run.artifact(
+            retrieve,
+            _for_view(config, run.recipe.evaluate.split, changes),
+            examples=run.recipe.examples,
+            index=indexed,
+        ).path
+        for config in configs
+    ]
+    return made[0], made[1] if len(made) > 1 else ""
+
+
+def _for_view(config: RetrieveConfig, split: str, changes: dict[str, Any]) -> RetrieveConfig:
+    return dataclasses.replace(config, corpus_examples=0, splits=(split,), **changes)
+
+
+def answer_views(run: Run, found: Sequence[View]) -> dict[str, Rows]:
+    """{variant@view: prediction rows}: every role of the recipe in every view, in one call."""
+    asked = {v.name: v for v in run.evaluation().variants if v.name in ROLES}
+    variants = []
+    for view in found:
+        for role, variant in asked.items():
+            ranked = view.tuned if role in TUNED else view.base
+            named = {"name": f"{role}{view.label}", "ranked": ranked, "k": view.k}
+            variants.append(dataclasses.replace(variant, **named))
+    config = dataclasses.replace(
+        run.recipe.evaluate, variants=tuple(variants), contrasts=(), tasks=(), probes=()
+    )
+    path = run.artifact(evaluate, config, ranked=variants[0].ranked).path
+    return {variant.name: read_predictions(path, variant.name) for variant in variants}
+
+
+def points(
+    found: Sequence[View], answered: Sequence[dict[str, Rows]], config: EvaluateConfig
+) -> list[dict[str, Any]]:
+    """One point a view: values, num_questions, variants, contrasts (those of `config` between roles
+    that are there). `answered`: one table of predictions for each training seed.
+    """
+    made = []
+    for view in found:
+        names = [role for role in ROLES if f"{role}{view.label}" in answered[0]]
+        tables = {
+            role: mean_over_seeds([rows[f"{role}{view.label}"] for rows in answered])
+            for role in names
+        }
+        contrasts = [c for c in config.contrasts if set(c.split("-minus-")) <= set(names)]
+        measured = measure(
+            tables,
+            contrasts=contrasts,
+            tasks=config.tasks,
+            num_samples=config.bootstrap,
+            seed=config.seed,
+        )
+        kept = ("num_questions", "variants", "contrasts")
+        made.append({"values": view.values, **{name: measured[name] for name in kept}})
+    return made

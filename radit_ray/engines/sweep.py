@@ -1,0 +1,245 @@
+"""A study's trials on Ray Tune: each holds a sliver of a CPU and starts what it measures outside of
+its own placement group.
+
+Tune captures what a trial starts into the trial's placement group, where Ray Data and Ray Train
+would never fit ("cannot fit"). So a trial calls one task of 0 CPUs with `placement_group=None`;
+that one runs the stages. The stages need the cluster: on few CPUs one trial at a time, since two
+would starve each other's read tasks and wait for ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from radit_ray.core.errors import InputError, nearest
+from radit_ray.data import storage
+from radit_ray.engines.connect import quiet
+from radit_ray.engines.resources import Resources
+from radit_ray.engines.study import Study
+
+TRIAL_CPUS = 0.1
+TRACKERS = ("mlflow", "wandb")
+Objective = Callable[[dict[str, Any]], dict[str, float]]  # values of a trial -> its metrics
+
+
+def trial_resources(resources: Resources) -> Resources:
+    """Resources whose workers fit beside the trial that started them: 0.9 CPUs instead of 1."""
+    if resources.cpus_per_worker != 1.0:
+        return resources
+    return dataclasses.replace(resources, cpus_per_worker=1.0 - TRIAL_CPUS)
+
+
+def run_study(
+    study: Study,
+    objective: Objective,
+    objectives: Sequence[str],
+    *,
+    output: str,
+    trackers: Sequence[str] = (),
+    num_parallel: int = 1,
+) -> None:
+    """Tries what the study asks for until it asks no more. `objectives`: names of the metrics that
+    the study is told, in its order. A lost trial is started again once; what fails then is left to
+    the next start.
+
+    Events for TensorBoard lie in `<output>/tune`, on whatever file system `output` is.
+    """
+    name = f"start-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    place = storage.join(storage.absolute(output), "tune")
+    searcher = StudySearcher(study, objectives)
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_SYNCER", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the state
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Lines` says what happens
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, objective=objective), {"cpu": TRIAL_CPUS}),
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=num_parallel,
+            reuse_actors=False,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=place,
+            failure_config=FailureConfig(max_failures=1),
+            callbacks=[Lines(searcher), *tracking(trackers, output=output, name=name)],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def check_parallel(num_parallel: int, resources: Resources) -> None:
+    """InputError where so many trials at once would take each other's CPUs and wait for ever: each
+    needs its workers, itself, and one CPU for the tasks that read.
+    """
+    if num_parallel == 1:
+        return
+    cpus = float(ray.cluster_resources().get("CPU", 1))
+    each = resources.num_workers * resources.cpus_per_worker + TRIAL_CPUS + 1
+    if num_parallel < 1 or not resources.num_workers or num_parallel * each > cpus:
+        raise InputError(
+            f"num_parallel={num_parallel} on {cpus:g} CPUs; trials at once need a set "
+            f"resources.num_workers (it is {resources.num_workers}, 0 = all) and, each, {each:g} "
+            "CPUs: its workers and 1.1 beside them"
+        )
+
+
+def _trial(values: dict[str, Any], objective: Objective) -> None:
+    """What Tune runs: the objective in a task outside of the trial's placement group."""
+    outside = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
+    task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=outside)(_measured)
+    found = ray.get(task.remote(objective, values))
+    if "traceback" in found:
+        file = os.path.join(tune.get_context().get_trial_dir() or ".", "traceback.txt")
+        with open(file, "w", encoding="utf-8") as stream:
+            stream.write(found.pop("traceback"))
+        found["failed"] += f" (traceback in {file})"
+    tune.report(found)
+
+
+def _measured(objective: Objective, values: dict[str, Any]) -> dict[str, Any]:
+    """The metrics, or why there are none: only a lost process is worth a second start."""
+    quiet()
+    try:
+        return dict(objective(values))
+    except InputError as error:
+        return {"failed": str(error)}
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        return {
+            "failed": f"{type(error).__name__}: {lines[-1].strip()}",
+            "traceback": traceback.format_exc(),
+        }
+
+
+class StudySearcher(Searcher):
+    """Tune's view of a `Study`. Nothing of it is saved: the study's storage is the state."""
+
+    def __init__(self, study: Study, objectives: Sequence[str]) -> None:
+        super().__init__()
+        self.study, self.objectives = study, objectives
+        self.numbers: dict[str, int] = {}
+        self.failed: dict[int, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The values of the next trial."""
+        asked = self.study.ask()
+        if asked is None:
+            return str(Searcher.FINISHED)
+        self.numbers[trial_id], values = asked
+        return values
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tells the study what the trial came to."""
+        number = self.numbers[trial_id]
+        if error or not result or any(name not in result for name in self.objectives):
+            self.study.fail(number)
+        else:
+            self.study.tell(number, [float(result[name]) for name in self.objectives])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher with the experiment
+
+
+class Lines(Callback):
+    """One line on stderr for each trial that starts or ends."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self.searcher = searcher
+        self.started: dict[str, float] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The values that are tried."""
+        self.started[trial.trial_id] = time.monotonic()
+        self._say(trial, "started")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """What the objectives came to."""
+        result = trial.last_result or {}
+        shown = [f"{n} {result[n]:.4g}" for n in self.searcher.objectives if n in result]
+        seconds = time.monotonic() - self.started.get(trial.trial_id, time.monotonic())
+        failed = f"failed: {result.get('failed', 'its objectives are not among its metrics')}"
+        words = ", ".join(shown) if len(shown) == len(self.searcher.objectives) else failed
+        self._say(trial, f"{words} ({seconds:.0f} s)")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Lost twice, by a kill or for want of memory."""
+        reason = "its process was lost twice"
+        if trial.error_file and os.path.exists(trial.error_file):
+            with open(trial.error_file, encoding="utf-8") as stream:
+                reason = ([line for line in stream.read().splitlines() if line] or [reason])[-1]
+        self._say(trial, f"failed: {reason}")
+
+    def _say(self, trial: Any, words: str) -> None:
+        number = self.searcher.numbers.get(trial.trial_id, -1)
+        values = ", ".join(f"{name}={value}" for name, value in trial.config.items())
+        print(f"radit sweep: trial {number} ({values or 'as it is'}): {words}", file=sys.stderr)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """InputError on an unknown tracker."""
+    for name in names:
+        if name not in TRACKERS:
+            raise InputError(f"unknown tracker {name!r}{nearest(name, TRACKERS)}")
+
+
+def tracking(names: Sequence[str], *, output: str, name: str) -> list[Any]:
+    """Ray's own callbacks for MLflow and Weights & Biases; one that cannot be had costs a warning.
+
+    They see the values and the metrics of a trial, no environment. MLflow writes to
+    $MLFLOW_TRACKING_URI, else to `<output>/mlflow.db`; W&B to `<output>`, offline with
+    WANDB_MODE=offline.
+    """
+    check_trackers(names)
+    found: list[Any] = []
+    for tracker in names:
+        try:
+            found.append(_tracker(tracker, output=output, name=name))
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(f"radit: no {tracker}: {reason}; the sweep goes on without it", file=sys.stderr)
+    return found
+
+
+def _tracker(tracker: str, *, output: str, name: str) -> Any:
+    if tracker == "mlflow":
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or (
+            f"sqlite:///{storage.local(storage.absolute(output))}/mlflow.db"
+        )
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        mlflow.search_experiments(max_results=1)  # says now whether it can be reached
+        return MLflowLoggerCallback(tracking_uri=uri, experiment_name="radit")
+    import wandb  # noqa: F401 - the callback would only fail in its first trial
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    return WandbLoggerCallback(project="radit", group=name, dir=storage.local(output))

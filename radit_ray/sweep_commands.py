@@ -1,0 +1,80 @@
+"""`radit sweep`: its options, and what it prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+from radit_ray.cli import RunArgs
+from radit_ray.core.errors import InputError
+from radit_ray.data import storage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepArgs(RunArgs):
+    """Options of `radit sweep KIND RECIPE`; those of `radit run` say what is swept over."""
+
+    values: str = ""  # of the kind, by commas: numbers of chunks, of documents, cycles, models, ...
+    # further fields of the recipe: field=value,value,... or field=low..high[:log]
+    space: tuple[str, ...] = ()
+    objective: tuple[str, ...] = ("radit.em:max",)  # VARIANT.METRIC:max or :min, one or more
+    sampler: str = "grid"  # grid, random, tpe (Optuna)
+    num_trials: int = 0  # finished trials of random and tpe
+    seed: int = 0  # of the sampler
+    storage: str = ""  # SQLAlchemy URL of the study; "" = study.db in --output
+    track: str = ""  # mlflow, wandb; TensorBoard's events are always written
+    num_parallel: int = 1  # trials at once
+
+
+def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
+    """Runs or continues a sweep, prints its tables and writes `<output>/sweep.md`."""
+    from radit_ray import commands
+    from radit_ray.engines.connect import connect
+    from radit_ray.engines.study import read_space
+    from radit_ray.recipes import recipe_named
+    from radit_ray.report.sweeps import page, render
+    from radit_ray.sweeps import DEFAULTS, Sweep, check_sweep, run_sweep
+
+    recipe = commands.changed(recipe_named(recipe_name), args)
+    if kind == "custom" and not any("evaluate.split" in pair for pair in args.set):
+        # values are chosen by these numbers: on dev, never on the questions that are reported
+        recipe = dataclasses.replace(
+            recipe, evaluate=dataclasses.replace(recipe.evaluate, split="dev", tasks=())
+        )
+    made = Sweep(
+        kind=kind,
+        recipe=commands.prepared(recipe, args.output),
+        output=args.output,
+        values=_parts(args.values or DEFAULTS.get(kind, "")),
+        space=read_space(args.space),
+        objectives=_objectives(args.objective),
+        sampler=args.sampler,
+        num_trials=args.num_trials,
+        seed=args.seed,
+        storage=args.storage,
+        trackers=_parts(args.track),
+        num_parallel=args.num_parallel,
+    )
+    check_sweep(made)
+    connect(num_cpus=args.num_cpus or None)
+    results = run_sweep(made)
+    file = storage.join(args.output, "sweep.md")
+    storage.write_bytes(file, page(results).encode())
+    print(json.dumps(results) if args.json else f"\n{render(results)}\n")
+    print(f"radit: {file}", file=sys.stderr)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _objectives(settings: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for setting in settings:
+        name, separator, direction = setting.rpartition(":")
+        if not separator:
+            raise InputError(f"objective {setting!r}, expected VARIANT.METRIC:max or :min")
+        found[name] = direction
+    return found

@@ -1,0 +1,141 @@
+"""Contract of the study: spaces from text, every point of a grid once, a killed study continues
+with the values that an uninterrupted one asks for, another study is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radit_ray.core.errors import InputError
+from radit_ray.engines.study import Choices, Range, Study, read_space
+
+TWO = {"radit.em": "max", "s_per_question": "min"}
+SPACE = {
+    "lm_ft.lr": Range(1e-5, 1e-3, log=True),
+    "lm_ft.k_train": Range(1, 5),
+    "t": Choices(("a", "b")),
+}
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder}/study.db"
+
+
+def value_of(values: dict[str, Any]) -> float:
+    return float(values["lm_ft.lr"]) * values["lm_ft.k_train"]
+
+
+def drive(study: Study, *, stop_after: int = 99) -> list[dict[str, Any]]:
+    """Asks and tells; the last one is asked and never told, as by a kill."""
+    asked: list[dict[str, Any]] = []
+    while (found := study.ask()) is not None:
+        number, values = found
+        asked.append(values)
+        if len(asked) > stop_after:
+            break
+        study.tell(number, [value_of(values)])
+    return asked
+
+
+def test_spaces_from_text() -> None:
+    found = read_space(["a=1..4", "b=0.1..1:log", "c=../x,../y", "d=../models", "e=true,false"])
+    assert found == {
+        "a": Range(1, 4),
+        "b": Range(0.1, 1, log=True),
+        "c": Choices(("../x", "../y")),
+        "d": Choices(("../models",)),
+        "e": Choices(("true", "false")),
+    }
+    assert (found["a"].whole, found["b"].whole) == (True, False)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["lr"], "expected field=value"),
+        (["lr="], "expected field=value"),
+        (["k=1,1"], "holds a value twice"),
+        (["k=1", "k=2"], "names 'k' twice"),
+        (["lr=3..1"], "a lower end below the upper one"),
+        (["lr=0..1:log"], "log: above 0"),
+        (["lr=1..2:lin"], "expected low..high or low..high:log"),
+    ],
+)
+def test_bad_spaces_are_one_line(settings: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_space(settings)
+
+
+def test_a_grid_is_tried_once_and_what_failed_again_at_the_next_start(tmp_path: Path) -> None:
+    space = {"k": Choices(("1", "3")), "lr": Choices(("a", "b"))}
+    study = Study.open(url(tmp_path), space, {"em": "max"})
+    seen = []
+    while (found := study.ask()) is not None:
+        number, values = found
+        seen.append(tuple(values.values()))
+        if len(seen) == 2:
+            study.fail(number)
+        elif len(seen) == 4:
+            break  # killed while this one ran
+        else:
+            study.tell(number, [1.0])
+    assert seen == [("1", "a"), ("1", "b"), ("3", "a"), ("3", "b")]
+    again = Study.open(url(tmp_path), space, {"em": "max"})
+    number, values = again.ask() or (0, {})
+    assert values == {"k": "1", "lr": "b"}
+    again.tell(number, [0.0])
+    assert (again.ask() or (0, {}))[1] == {"k": "3", "lr": "b"}
+    assert again.ask() is None  # the other one is running
+    assert again.finished()[-1] == {"k": "1", "lr": "b"}
+
+
+def test_nothing_to_choose_is_one_trial(tmp_path: Path) -> None:
+    study = Study.open(url(tmp_path), {}, {"em": "max"})
+    number, values = study.ask() or (-1, {"x": 1})
+    assert values == {}
+    study.tell(number, [1.0])
+    assert study.ask() is None
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_study_killed_twice_asks_for_the_same_values(tmp_path: Path, sampler: str) -> None:
+    def opened(name: str) -> Study:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return Study.open(
+            url(tmp_path / name), SPACE, {"em": "max"}, sampler=sampler, num_trials=14, seed=3
+        )
+
+    whole = drive(opened("whole"))
+    assert len(whole) == 14
+    parts = [drive(opened("killed"), stop_after=stop) for stop in (3, 8, 99)]
+    asked = [*parts[0][:-1], *parts[1][:-1], *parts[2]]
+    assert asked == whole
+    assert opened("killed").best() == opened("whole").best()
+
+
+def test_several_objectives_have_several_best(tmp_path: Path) -> None:
+    study = Study.open(url(tmp_path), {"k": Choices(("1", "3", "5"))}, TWO)
+    for values in ([0.2, 1.0], [0.5, 3.0], [0.4, 4.0]):  # the last one is beaten in both
+        number, _ = study.ask() or (0, {})
+        study.tell(number, values)
+    assert study.best() == [{"k": "1"}, {"k": "3"}]
+
+
+def test_contradictions_and_another_study_are_one_line(tmp_path: Path) -> None:
+    grid = {"k": Choices(("1", "3"))}
+    for space, more, message in (
+        (SPACE, {}, "a grid needs the values of 'lm_ft.lr' one by one"),
+        (SPACE, {"sampler": "tpe"}, "num_trials=0"),
+        ({}, {"sampler": "tpe", "num_trials": 3}, "the space is empty"),
+        (grid, {"sampler": "gird"}, "unknown sampler 'gird'.*grid"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Study.open(url(tmp_path), space, {"em": "max"}, **more)
+    with pytest.raises(InputError, match="objective em:up"):
+        Study.open(url(tmp_path), grid, {"em": "up"})
+    Study.open(url(tmp_path), grid, {"em": "max"}, about={"recipe": "a"})
+    with pytest.raises(InputError, match=r"study\.db holds a study of another space, recipe"):
+        Study.open(url(tmp_path), {"k": Choices(("1",))}, {"em": "max"}, about={"recipe": "b"})

@@ -1,0 +1,75 @@
+"""Contract of a study on Ray Tune: a trial runs stages on two CPUs although Tune holds it in a
+placement group, a refused trial leaves the others alone, and a second start tries only what failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cloudpickle import register_pickle_by_value
+from tiny import documents, write_jsonl
+
+from radit_ray.core.errors import InputError
+from radit_ray.engines.resources import Resources
+from radit_ray.engines.study import Choices, Study
+from radit_ray.engines.sweep import (
+    check_parallel,
+    check_trackers,
+    run_study,
+    tracking,
+    trial_resources,
+)
+from radit_ray.stages.chunk import ChunkConfig, chunk
+
+
+def chunked(values: dict[str, Any]) -> dict[str, float]:
+    """Ray Data actors inside a trial; a file counts the calls."""
+    folder = values["folder"]
+    with open(f"{folder}/calls", "a") as file:
+        file.write(f"{values['max_words']}\n")
+    artifact = chunk(
+        ChunkConfig(max_words=int(values["max_words"]), docs_per_shard=10),
+        corpus=f"{folder}/corpus.jsonl",
+        output=f"{folder}/{values['max_words']}",
+        resources=trial_resources(Resources(num_workers=2)),
+    )
+    return {"rows": float(artifact.rows)}
+
+
+@pytest.mark.ray
+def test_trials_run_stages_and_a_refused_one_leaves_the_others(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    register_pickle_by_value(sys.modules[__name__])  # a worker cannot import tests
+    write_jsonl(tmp_path / "corpus.jsonl", documents())
+    space = {"folder": Choices((str(tmp_path),)), "max_words": Choices(("-1", "50"))}
+    url = f"sqlite:///{tmp_path}/study.db"
+    for calls in (["-1", "50"], ["-1", "50", "-1"]):
+        study = Study.open(url, space, {"rows": "max"})
+        run_study(study, chunked, ["rows"], output=str(tmp_path / "out"))
+        assert [values["max_words"] for values in study.finished()] == ["50"]
+        assert [values["max_words"] for values in study.given_up] == ["-1"]
+        assert (tmp_path / "calls").read_text().split() == calls
+        assert "max_words=-1): failed: max_words" in capfd.readouterr().err
+    assert list((tmp_path / "out" / "tune").rglob("events.out.tfevents*"))  # TensorBoard
+
+
+@pytest.mark.ray
+def test_trials_that_would_starve_each_other_are_refused(ray_cluster: None) -> None:
+    check_parallel(1, Resources())
+    with pytest.raises(InputError, match="num_parallel=2 on 2 CPUs"):
+        check_parallel(2, Resources(num_workers=1))
+    assert trial_resources(Resources()).cpus_per_worker == pytest.approx(0.9)
+
+
+def test_a_tracker_that_cannot_be_had_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"unknown tracker 'mlfow'.*mlflow"):
+        check_trackers(["mlfow"])
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed
+    assert tracking(["mlflow"], output=str(tmp_path), name="x") == []
+    assert "radit: no mlflow: " in capsys.readouterr().err

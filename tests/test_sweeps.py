@@ -1,0 +1,160 @@
+"""Contract of `radit sweep`: bad sweeps are one line before any work; what trials share is made
+once; a sweep killed twice ends with the table of one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing import killed
+from tiny import tiny_world
+
+from radit_ray.core.errors import InputError
+from radit_ray.curves import Curve
+from radit_ray.engines.study import Choices
+from radit_ray.recipes import Recipe, override, own
+from radit_ray.report.sweeps import page, render
+from radit_ray.sweeps import Sweep, check_sweep, run_sweep
+
+SETTINGS = {
+    "k_infer": 2,
+    "max_new_tokens": 4,
+    "variants": "replug,lm-ft,r-ft,radit",
+    "probes": "",
+    "contrasts": "radit-minus-replug",
+    "chunk.docs_per_shard": 20,
+    "retrieve.k": 3,
+    "retrieve.corpus_examples": 0,
+    "lm_ft.k_train": 1,
+    "lm_ft.steps": 4,
+    "lm_ft.batch_size": 2,
+    "lm_ft.seq_len": 256,
+    "lm_ft.eval_every": 2,
+    "lm_ft.warmup": 1,
+    "score.num_examples": 16,
+    "score.corpus_share": 0.0,
+    "r_ft.batch_size": 8,
+    "r_ft.eval_every": 2,
+    "r_ft.select_by": "last",
+    "evaluate.bootstrap": 50,
+    "evaluate.precision": "fp32",
+    "score.precision": "fp32",
+    "resources.num_workers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    world = tiny_world(tmp_path_factory.mktemp("world"))
+    lm, retriever = tiny_models
+    whole = own(lm=lm, retriever=retriever, corpus=world["corpus"], examples=world["examples"])
+    return override(whole, SETTINGS)
+
+
+def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
+    plain = Sweep(kind="chunks", recipe=recipe, output=output, values=("0", "1", "3"))
+    return dataclasses.replace(plain, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "chunk"}, r"unknown sweep 'chunk'.*chunks"),
+        ({"values": ()}, "a chunks sweep needs --values: numbers of chunks"),
+        ({"values": ("1", "1")}, "all different"),
+        ({"values": ("1", "x")}, "value 'x' of a chunks sweep, expected a whole number"),
+        ({"kind": "corpus", "values": ("0",)}, "value '0' of a corpus sweep"),
+        ({"kind": "custom"}, "a custom sweep takes --space"),
+        ({"kind": "custom", "values": ()}, "a custom sweep takes --space"),
+        ({"space": {"lm_ft.lrr": Choices(("1",))}}, r"unknown field 'lm_ft.lrr'.*lr"),
+        ({"space": {"lm_ft.k_train": Choices(("9",))}}, "must not exceed retrieve.k=3"),
+        ({"kind": "cycles", "space": {"cycles": Choices(("1",))}}, "say the same"),
+        ({"objectives": {"radit": "max"}}, "objective 'radit', expected VARIANT.METRIC"),
+        ({"objectives": {"rdit.em": "max"}}, "a variant of: replug, lm-ft, r-ft, radit"),
+        ({"trackers": ("tensorbord",)}, "unknown tracker"),
+    ],
+)
+def test_bad_sweeps_are_one_line(
+    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        check_sweep(sweep_of(recipe, str(tmp_path), **changes))
+
+
+def test_a_sweep_without_questions_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a sweep measures answers; give --examples"):
+        check_sweep(sweep_of(dataclasses.replace(recipe, examples=""), str(tmp_path)))
+
+
+def test_unknown_curves() -> None:
+    with pytest.raises(InputError, match=r"unknown curve 'corpora'.*corpus"):
+        Curve(kind="corpora", values=("1",)).check()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_what_trials_share_is_made_once(recipe: Recipe, ray_cluster: None, tmp_path: Path) -> None:
+    space = {"r_ft.lr": Choices(("1e-3", "1e-4"))}
+    sweep = sweep_of(recipe, str(tmp_path), space=space)
+    results = run_sweep(sweep)
+    made = [path.name.rpartition("-")[0] for path in (tmp_path / "artifacts").iterdir()]
+    counts = {kind: made.count(kind) for kind in set(made)}
+    # two tuned encoders; the base and each of them search for training and, deeper, for the views
+    assert counts == {
+        "chunk": 1,
+        "embed": 1,
+        "index": 1,
+        "lm-ft": 1,
+        "score": 1,
+        "r-ft": 2,
+        "retrieve": 6,
+        "evaluate": 4,
+    }
+    values = [point["values"] for point in results["points"]]
+    expected = [{"r_ft.lr": lr, "k_infer": k} for lr in ("1e-3", "1e-4") for k in (0, 1, 3)]
+    assert values == expected
+    closed, one, three = (point["variants"]["radit"] for point in results["points"][:3])
+    assert "recall@1" not in closed
+    assert one["recall@1"]["value"] == three["recall@1"]["value"]
+    assert "radit-minus-replug" in results["points"][1]["contrasts"]
+    assert "Best by radit.em max" in render(results)
+    assert page(results).startswith("# chunks of own")
+    again = run_sweep(sweep)  # nothing is left to try
+    assert again["points"] == results["points"]
+    with pytest.raises(InputError, match="holds a study of another"):
+        run_sweep(dataclasses.replace(sweep, values=("1",)))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_sweep_killed_twice_ends_as_an_uninterrupted_one(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path
+) -> None:
+    space = {"r_ft.lr": Choices(("1e-3", "1e-4")), "lm_ft.lr": Choices(("1e-3",))}
+    whole = sweep_of(recipe, str(tmp_path / "whole"), kind="custom", values=(), space=space)
+    torn = dataclasses.replace(whole, output=str(tmp_path / "torn"))
+    code = (
+        "import json, pathlib\n"
+        "from radit_ray.engines.resources import Resources\n"
+        "from radit_ray.engines.study import Choices\n"
+        "from radit_ray.recipes import override, own\n"
+        "from radit_ray.sweeps import Sweep, run_sweep\n"
+        f"recipe = override(own(lm={recipe.lm!r}, retriever={recipe.retriever!r},\n"
+        f"    corpus={recipe.corpus!r}, examples={recipe.examples!r}), {SETTINGS!r})\n"
+        f"run_sweep(Sweep(kind='custom', recipe=recipe, output={torn.output!r}, space={space!r}))\n"
+    )
+    artifacts = tmp_path / "torn" / "artifacts"
+
+    def finished(kind: str, count: int) -> bool:
+        return len(list(artifacts.glob(f"{kind}-*/manifest.json"))) >= count
+
+    killed(code, lambda: finished("lm-ft", 1))  # in the first trial
+    killed(code, lambda: finished("r-ft", 2))  # in the second one
+    results = [run_sweep(sweep) for sweep in (torn, whole)]
+    assert results[0]["points"] == results[1]["points"]
+    assert results[0]["best"] == results[1]["best"]
+    assert len(json.loads((tmp_path / "torn" / "sweep.json").read_text())["points"]) == 2
