@@ -35,7 +35,9 @@ def report(arguments: Sequence[str]) -> None:
     from radit_ray import commands
 
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise InputError("usage: radit report DIR (a folder with results.json or suite.json)")
+        raise InputError(
+            "usage: radit report DIR (a folder with results.json, sweep.json or suite.json)"
+        )
     commands.report(arguments[0])
 
 

@@ -174,13 +174,19 @@ def ask(folder: str, question: str, *, variant: str, as_json: bool = False) -> N
 
 
 def report(folder: str) -> None:
-    """Prints a finished run's (or suite's) results as Markdown, and writes a run's report.html
-    again.
+    """Prints the results of a finished run, sweep or suite as Markdown, and writes the report.html
+    of a run or sweep again.
     """
+    from radit_ray.report import sweeps
     from radit_ray.report.html import write_report
     from radit_ray.report.suites import suite_page
     from radit_ray.report.table import page
 
+    sweep = storage.join(folder, "sweep.json")
+    if storage.exists(sweep):
+        print(sweeps.page(storage.read_json(sweep)))
+        print(f"radit: {sweeps.write_sweep(folder)}: open it in a browser", file=sys.stderr)
+        return
     suite = storage.join(folder, "suite.json")
     if storage.exists(suite):
         print(suite_page(storage.read_json(suite), markdown=True))

@@ -106,9 +106,10 @@ class Trial:
             spent = results.get("cost", {})
             for name, cost in spent.items():
                 metrics[f"{name}.s_per_question"] = cost["device_s"] / results["num_questions"]
+        metrics["wall_s"] = results["wall_s"]
         record = {"values": dict(values), "points": made, "metrics": metrics}
         storage.write_json(storage.join(folder, "trial.json"), record)
-        return {**metrics, "wall_s": results["wall_s"]}
+        return metrics
 
 
 def trial_name(values: Mapping[str, Any]) -> str:

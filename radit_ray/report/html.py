@@ -9,7 +9,7 @@ they are still there. Out: `<run>/report.html`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -51,7 +51,11 @@ def page(run: str, results: Results, record: Mapping[str, Any]) -> str:
         ("time", "Where the time went", _time(results)),
         ("made", "How it was made", _made(results, record)),
     ]
-    title = f"RA-DIT: {results['recipe']}"
+    return document(f"RA-DIT: {results['recipe']}", sections)
+
+
+def document(title: str, sections: Sequence[tuple[str, str, Html]]) -> str:
+    """A whole page of (anchor, heading, content): style inside, nothing from outside."""
     links = [tag("a", name, href=f"#{anchor}") for anchor, name, _ in sections]
     parts = [
         tag("section", tag("h2", name), content, id=anchor) for anchor, name, content in sections

@@ -1,7 +1,7 @@
-"""A sweep's points as a table, as text and as a page.
+"""A sweep's points as tables and as curves: text, Markdown, and one self-contained page.
 
 In: what `sweep.json` holds. Out: one row a point, one column a variant, each value with its 95%
-interval; the differences that the recipe declares; what was best.
+interval; the differences that the recipe declares; what was best; curves where one thing changed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radit_ray.data import storage
+from radit_ray.report.curves import Cell, lines
+from radit_ray.report.html import document
+from radit_ray.report.markup import Html, join, table, tag
 from radit_ray.report.table import difference_text, interval_text, text_table
+from radit_ray.report.words import seconds
 
 METRICS = ("em", "f1", "nll", "recall@1")
+SHOWN = {  # metric -> (title, factor)
+    "em": ("Exact match, percent; higher is better", 100.0),
+    "f1": ("F1, percent; higher is better", 100.0),
+    "nll": ("NLL of the gold answer, nats; lower is better", 1.0),
+    "recall@1": ("Recall@1, percent; higher is better", 100.0),
+}
 
 
 def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -83,3 +94,109 @@ def _values(point: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
 
 def _headed(names: Sequence[str], metric: str) -> list[str]:
     return [f"{name} ({metric})" for name in names]
+
+
+def write_sweep(folder: str) -> str:
+    """Writes `<folder>/report.html` from sweep.json and returns its path."""
+    results = storage.read_json(storage.join(folder, "sweep.json"))
+    path = storage.join(folder, "report.html")
+    storage.write_bytes(path, html(results).encode())
+    return path
+
+
+def html(results: Mapping[str, Any]) -> str:
+    """The sweep as one page that needs nothing from outside."""
+    made = results["environment"]
+    facts = {
+        "points": str(len(results["points"])),
+        "questions": f"{results['points'][0]['num_questions']:,}",
+        "training seeds": ", ".join(map(str, results["seeds"])),
+        "hardware": made["hardware"],
+        "commit": made["versions"].get("commit", "unknown"),
+        "command": tag("code", made["command"]),
+    }
+    listed = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()]
+    sections = [
+        (
+            "sweep",
+            "This sweep",
+            join([tag("dl", *listed, class_="facts"), tag("p", best(results))]),
+        ),
+        ("curves", "Curves", _curves(results)),
+        ("tables", "All numbers", _tables(results)),
+    ]
+    return document(f"RA-DIT: {results['kind']} of {results['recipe']}", sections)
+
+
+def groups(results: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+    """(what stayed the same, what changed, points): a curve for each value of the other fields. The
+    field that changes is the last one that takes several values.
+    """
+    found = results["points"]
+    fields = list(dict.fromkeys(name for point in found for name in point["values"]))
+    several = [f for f in fields if len({str(p["values"].get(f)) for p in found}) > 1]
+    if "keep_gold" in several:  # two curves over the sizes, not two points a size
+        several.remove("keep_gold")
+        fixed = [*several[:-1], "keep_gold"]
+    else:
+        fixed = several[:-1]
+    moving = several[-1] if several else ""
+    made: dict[str, list[Mapping[str, Any]]] = {}
+    for point in found:
+        same = ", ".join(f"{f}={point['values'].get(f)}" for f in fixed)
+        made.setdefault(same, []).append(point)
+    return [(same, moving, points) for same, points in made.items()]
+
+
+def _curves(results: Mapping[str, Any]) -> Html:
+    parts: list[Html] = []
+    for same, moving, found in groups(results):
+        if len(found) < 2:
+            continue
+        labels = [_label(point["values"][moving]) for point in found]
+        names = list(dict.fromkeys(name for point in found for name in point["variants"]))
+        if same:
+            parts.append(tag("h3", same))
+        for metric, (title, factor) in SHOWN.items():
+            series = {name: [_cell(p, name, metric, factor) for p in found] for name in names}
+            series = {name: line for name, line in series.items() if any(line)}
+            if series:
+                parts.append(lines(labels, series, title=title, axis=moving))
+    if not parts:
+        return tag("p", "Nothing was changed step by step, see the tables.", class_="note")
+    words = "Bands: 95% intervals over groups of questions. Places on the x axis are equally apart."
+    return join([tag("p", words, class_="note"), tag("div", *parts, class_="plots")])
+
+
+def _cell(point: Mapping[str, Any], name: str, metric: str, factor: float) -> Cell:
+    cell = point["variants"].get(name, {}).get(metric)
+    return None if cell is None else tuple(factor * cell[k] for k in ("value", "low", "high"))
+
+
+def _label(value: Any) -> str:
+    """The end of a path, a value as it is."""
+    return str(value).rstrip("/").rpartition("/")[2]
+
+
+def _tables(results: Mapping[str, Any]) -> Html:
+    found = results["points"]
+    fields = list(dict.fromkeys(name for point in found for name in point["values"])) or ["point"]
+    parts = []
+    for metric, (title, factor) in SHOWN.items():
+        names = [n for n in _names(found) if any(metric in p["variants"].get(n, {}) for p in found)]
+        rows = []
+        for point in found:
+            cells = [_cell(point, name, metric, factor) for name in names]
+            shown = [f"{c[0]:.1f} [{c[1]:.1f}, {c[2]:.1f}]" if c else "-" for c in cells]
+            rows.append([*_values(point, fields), *shown])
+        if names:
+            whole = table([*fields, *names], rows, label=title, texts=len(fields))
+            parts += [tag("h3", title), whole]
+    spent = [t["metrics"].get("wall_s") for t in results["trials"] if "wall_s" in t["metrics"]]
+    if spent:
+        parts.append(tag("p", f"All trials: {seconds(sum(spent))} of stages.", class_="note"))
+    return join(parts)
+
+
+def _names(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for point in found for name in point["variants"]))
