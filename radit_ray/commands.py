@@ -91,7 +91,16 @@ def prepared(recipe: Recipe, output: str) -> Recipe:
 
 
 def changed(recipe: Recipe, args: RunArgs) -> Recipe:
-    from radit_ray.recipes import flatten, override
+    """The recipe with what --config, the options and --set say."""
+    from radit_ray.recipes import override
+
+    result: Recipe = override(recipe, changes_of(recipe, args))
+    return result
+
+
+def changes_of(recipe: Recipe, args: RunArgs) -> dict[str, Any]:
+    """{field: value}, of --config, the options and --set, in that order."""
+    from radit_ray.recipes import flatten
 
     changes: dict[str, Any] = {}
     if args.config:
@@ -120,8 +129,7 @@ def changed(recipe: Recipe, args: RunArgs) -> Recipe:
         if not separator:
             raise InputError(f"--set {pair!r}, expected field=value such as lm_ft.lr=1e-5")
         changes[name] = value
-    result: Recipe = override(recipe, changes)
-    return result
+    return changes
 
 
 def _squad_inputs(recipe: Recipe, output: str) -> Recipe:

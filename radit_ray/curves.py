@@ -14,6 +14,7 @@ from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data.artifacts import artifact_input, iter_tables
+from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.measuring import Rows, mean_over_seeds, measure, read_predictions
 from radit_ray.runs import Run
 from radit_ray.stages.chunk import chunk
@@ -24,7 +25,11 @@ from radit_ray.stages.retrieve import RetrieveConfig, retrieve
 
 ROLES = ("replug", "it-retrieval", "lm-ft", "r-ft", "radit")  # variants that are shown chunks
 TUNED = ("r-ft", "radit")  # those of the tuned query encoder
-CURVES = ("chunks", "corpus", "snapshot")
+CURVES = {  # kind -> fields of the recipe that it moves itself
+    "chunks": ("k_infer",),
+    "corpus": ("retrieve.num_documents", "retrieve.keep_gold"),
+    "snapshot": ("corpus",),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,8 @@ class Curve:
                 f"values {','.join(self.values)!r}, expected one or more, all different"
             )
         if self.kind == "snapshot":
+            for corpus in self.values:
+                list_corpus_files(corpus)
             return
         for value in self.values:
             if not value.isdigit() or (self.kind == "corpus" and int(value) < 1):
@@ -90,9 +97,12 @@ def views(run: Run, curve: Curve) -> list[View]:
 
 
 def _gold_known(run: Run) -> bool:
-    """Whether the questions name their gold chunks; else a part of the corpus cannot keep them."""
-    tables = iter_tables(artifact_input(run.ranked, "retrieve"), ["gold_ids"])
-    return any(ids for table in tables for ids in table["gold_ids"].to_pylist())
+    """Whether the evaluated questions name their gold chunks; else a part of the corpus cannot keep
+    them.
+    """
+    tables = iter_tables(artifact_input(run.ranked, "retrieve"), ["split", "gold_ids"])
+    rows = (row for table in tables for row in table.to_pylist())
+    return any(row["gold_ids"] for row in rows if row["split"] == run.recipe.evaluate.split)
 
 
 def _ranked(run: Run, indexed: str, **changes: Any) -> tuple[str, str]:

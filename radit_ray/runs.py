@@ -56,6 +56,7 @@ class Run:
         check_recipe(recipe)
         self.recipe, self.folder = recipe, folder
         self.artifacts = artifacts  # their folder, relative to the run's
+        self.command = ""  # of the process this run is for, where it is not this one
         self.evaluated = ""
         self.needed = set(recipe.variants)
         self.prefix = ""
@@ -154,7 +155,7 @@ class Run:
             "seeds": [self.recipe.lm_ft.seed],
             "wall_s": _wall_s(stages.values()),
             "stages": stages,
-            "environment": environment(),
+            "environment": environment(self.command),
         }
         storage.write_json(storage.join(self.folder, "results.json"), results)
         return results

@@ -33,16 +33,16 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     from radit_ray import commands
     from radit_ray.engines.connect import connect
     from radit_ray.engines.study import read_space
-    from radit_ray.recipes import recipe_named
+    from radit_ray.recipes import override, recipe_named
     from radit_ray.report.sweeps import page, render, write_sweep
     from radit_ray.sweeps import DEFAULTS, Sweep, check_sweep, run_sweep
 
-    recipe = commands.changed(recipe_named(recipe_name), args)
-    if kind == "custom" and not any("evaluate.split" in pair for pair in args.set):
+    recipe = recipe_named(recipe_name)
+    changes = commands.changes_of(recipe, args)
+    if kind == "custom":
         # values are chosen by these numbers: on dev, never on the questions that are reported
-        recipe = dataclasses.replace(
-            recipe, evaluate=dataclasses.replace(recipe.evaluate, split="dev", tasks=())
-        )
+        changes = {"evaluate.split": "dev", **changes}
+    recipe = override(recipe, changes)
     made = Sweep(
         kind=kind,
         recipe=commands.prepared(recipe, args.output),

@@ -11,18 +11,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.curves import CURVES, Curve, answer_views, points, views
+from radit_ray.curves import CURVES, ROLES, Curve, answer_views, points, views
 from radit_ray.data import storage
+from radit_ray.data.artifacts import fingerprint_of
+from radit_ray.data.examples import read_examples
+from radit_ray.data.readers import list_corpus_files
+from radit_ray.engines.answering import METRICS
 from radit_ray.engines.doctor import environment
+from radit_ray.engines.references import model_input, retriever_input
 from radit_ray.engines.study import Choices, Space, Study
 from radit_ray.engines.sweep import check_parallel, check_trackers, run_study, trial_resources
 from radit_ray.pipeline import pipeline
@@ -40,6 +47,8 @@ KINDS = {  # kind -> what its --values are
 }
 FIELDS = {"cycles": "cycles", "lms": "lm", "retrievers": "retriever"}
 DEFAULTS = {"chunks": "0,1,3,5,10,20,50,100", "cycles": "0,1,2,3"}
+SPEED = "s_per_question"  # of a variant: device seconds
+UNTUNED = {"lm-ft": "replug", "r-ft": "replug", "radit": "replug"}  # what they are without a cycle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +88,9 @@ class Trial:
     recipe: Recipe
     output: str
     curve: Curve | None
+    study: str  # digest of what the sweep is; two sweeps never share a trial's folder
     folder: str  # where relative paths of the recipe start
+    command: str  # of the process that started the sweep
 
     def __call__(self, values: Mapping[str, Any]) -> dict[str, float]:
         """Runs the pipeline with `values`, writes trial.json, and returns `variant.metric` of its
@@ -87,14 +98,21 @@ class Trial:
         """
         os.chdir(self.folder)
         recipe = override(self.recipe, values)
-        folder = storage.join(self.output, trial_name(values))
+        folder = storage.join(self.output, trial_name(self.study, values))
         runs, found = [], []
         for one, run in seeded(recipe, folder, artifacts="../artifacts"):
+            run.command = self.command
             found.append(pipeline(one, run))
             runs.append(run)
         results = merge_seeds(runs, found) if len(runs) > 1 else found[0]
         kept = ("num_questions", "variants", "contrasts")
         made = [{"values": {}, **{name: results[name] for name in kept}}]
+        if not recipe.cycles:
+            given = results["variants"]
+            missing = {
+                n: given[u] for n, u in UNTUNED.items() if n in recipe.variants and u in given
+            }
+            made[0]["variants"] = {**given, **missing}
         if self.curve is not None:
             asked = [views(run, self.curve) for run in runs]
             answered = [answer_views(run, seen) for run, seen in zip(runs, asked, strict=True)]
@@ -103,19 +121,25 @@ class Trial:
             point["values"] = {**values, **point["values"]}
         metrics = _flat(made[-1])
         if self.curve is None:
-            spent = results.get("cost", {})
-            for name, cost in spent.items():
-                metrics[f"{name}.s_per_question"] = cost["device_s"] / results["num_questions"]
+            for name in results["cost"]:
+                costs = [result["cost"][name] for result in found]
+                seconds = sum(cost["device_s"] for cost in costs)
+                metrics[f"{name}.{SPEED}"] = seconds / sum(cost["questions"] for cost in costs)
         metrics["wall_s"] = results["wall_s"]
         record = {"values": dict(values), "points": made, "metrics": metrics}
         storage.write_json(storage.join(folder, "trial.json"), record)
         return metrics
 
 
-def trial_name(values: Mapping[str, Any]) -> str:
-    """The folder of a trial: by its values, so that it is found again whatever its number."""
-    text = json.dumps(dict(values), sort_keys=True)
-    return f"trial-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+def trial_name(study: str, values: Mapping[str, Any]) -> str:
+    """The folder of a trial: by its sweep and values, so that it is found again whatever its
+    number.
+    """
+    return f"trial-{_digest([study, dict(values)])}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def check_sweep(sweep: Sweep) -> None:
@@ -132,18 +156,27 @@ def check_sweep(sweep: Sweep) -> None:
     curve = sweep.curve()
     if curve is not None:
         curve.check()
+        if not set(sweep.recipe.variants) & set(ROLES):
+            raise InputError(f"a {sweep.kind} sweep needs one of the variants {', '.join(ROLES)}")
     check_trackers(sweep.trackers)
-    for name, field in sweep.whole_space().items():
+    space = sweep.whole_space()
+    for name in CURVES.get(sweep.kind, ()):
+        if name in space:
+            raise InputError(
+                f"--space {name}: a {sweep.kind} sweep changes it itself; use --values"
+            )
+    for name, field in space.items():
         ends = field.values if isinstance(field, Choices) else (field.low, field.high)
         for value in ends:
             check_recipe(override(sweep.recipe, {name: value}))
+    variants = [v for v in sweep.recipe.variants if curve is None or v in ROLES]
+    metrics = [*METRICS, *([] if curve else [SPEED])]
     for name in sweep.objectives:
         variant, _, metric = name.rpartition(".")
-        known = [*sweep.recipe.variants, *sweep.recipe.probes]
-        if variant not in known or not metric:
+        if variant not in variants or metric not in metrics:
             raise InputError(
-                f"objective {name!r}, expected VARIANT.METRIC such as radit.em with a variant of: "
-                f"{', '.join(known)}"
+                f"objective {name!r}, expected VARIANT.METRIC such as radit.em with a variant of "
+                f"{', '.join(variants)} and a metric of {', '.join(metrics)}"
             )
 
 
@@ -157,43 +190,86 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     recipe = dataclasses.replace(sweep.recipe, resources=trial_resources(sweep.recipe.resources))
     check_parallel(sweep.num_parallel, recipe.resources)
     url = sweep.storage or f"sqlite:///{_local(sweep.output)}/study.db"
-    plain = dataclasses.asdict(dataclasses.replace(recipe, resources=sweep.recipe.resources))
+    with _alone(sweep.output):
+        about = _about(sweep)
+        study = Study.open(
+            url,
+            sweep.whole_space(),
+            sweep.objectives,
+            sampler=sweep.sampler,
+            num_trials=sweep.num_trials,
+            seed=sweep.seed,
+            about=about,
+        )
+        trial = Trial(
+            recipe=recipe,
+            output=storage.absolute(sweep.output),
+            curve=sweep.curve(),
+            study=_digest(about),
+            folder=os.getcwd(),
+            command=environment()["command"],
+        )
+        run_study(
+            study,
+            trial,
+            list(sweep.objectives),
+            output=sweep.output,
+            trackers=sweep.trackers,
+            num_parallel=sweep.num_parallel,
+        )
+        return _collect(sweep, study, trial.study)
+
+
+def _about(sweep: Sweep) -> dict[str, Any]:
+    """What decides the numbers beside the space: content, not names, where a file may change."""
+    recipe = sweep.recipe
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
     del plain["resources"]  # what changes only the clock may change between two starts
-    about = {"kind": sweep.kind, "values": sweep.values, "recipe": plain}
-    study = Study.open(
-        url,
-        sweep.whole_space(),
-        sweep.objectives,
-        sampler=sweep.sampler,
-        num_trials=sweep.num_trials,
-        seed=sweep.seed,
-        about=about,
-    )
-    trial = Trial(
-        recipe=recipe,
-        output=storage.absolute(sweep.output),
-        curve=sweep.curve(),
-        folder=os.getcwd(),
-    )
-    run_study(
-        study,
-        trial,
-        list(sweep.objectives),
-        output=sweep.output,
-        trackers=sweep.trackers,
-        num_parallel=sweep.num_parallel,
-    )
-    return _collect(sweep, study)
+    corpora = [recipe.corpus, *(sweep.values if sweep.kind == "snapshot" else ())]
+    return {
+        "output": storage.absolute(sweep.output),
+        "kind": sweep.kind,
+        "values": list(sweep.values),
+        "recipe": plain,
+        "examples": fingerprint_of(read_examples(recipe.examples)),
+        "corpus": [_stamp(corpus) for corpus in corpora],
+        "lm": model_input(recipe.lm, what="lm").fingerprint,
+        "retriever": retriever_input(recipe.retriever, recipe.preset).fingerprint,
+    }
 
 
-def _collect(sweep: Sweep, study: Study) -> dict[str, Any]:
+def _stamp(corpus: str) -> list[int]:
+    """Sizes of a corpus' files: its content is hashed by the trials' first stage."""
+    return [storage.size_of(file) for file in list_corpus_files(corpus) if storage.exists(file)]
+
+
+@contextlib.contextmanager
+def _alone(output: str) -> Iterator[None]:
+    """One process a sweep: a second one would take the first one's running trials for lost."""
+    if not storage.is_local(output):
+        yield
+        return
+    folder = storage.local(output)
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, ".lock"), "a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process runs the sweep in {output}; wait for it, or choose another "
+                "--output"
+            ) from None
+        yield
+
+
+def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
     """Every finished trial's points, in the order of the values."""
     finished = study.finished()
     if not finished:
         raise InputError("no trial came to an end; the lines above say why")
     order = {json.dumps(values, sort_keys=True): values for values in finished}
     records = [
-        storage.read_json(storage.join(sweep.output, trial_name(values), "trial.json"))
+        storage.read_json(storage.join(sweep.output, trial_name(digest, values), "trial.json"))
         for values in order.values()
     ]
     if sweep.sampler == "grid":  # whatever was tried first, after a kill or not

@@ -72,9 +72,16 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ({"kind": "custom", "values": ()}, "a custom sweep takes --space"),
         ({"space": {"lm_ft.lrr": Choices(("1",))}}, r"unknown field 'lm_ft.lrr'.*lr"),
         ({"space": {"lm_ft.k_train": Choices(("9",))}}, "must not exceed retrieve.k=3"),
-        ({"kind": "cycles", "space": {"cycles": Choices(("1",))}}, "say the same"),
+        (
+            {"kind": "cycles", "values": ("0", "1"), "space": {"cycles": Choices(("1",))}},
+            "say the same",
+        ),
         ({"objectives": {"radit": "max"}}, "objective 'radit', expected VARIANT.METRIC"),
-        ({"objectives": {"rdit.em": "max"}}, "a variant of: replug, lm-ft, r-ft, radit"),
+        ({"objectives": {"rdit.em": "max"}}, "a variant of replug, lm-ft, r-ft, radit and"),
+        ({"objectives": {"radit.ems": "max"}}, "a metric of em, f1, nll"),
+        ({"objectives": {"radit.s_per_question": "min"}}, "expected VARIANT.METRIC"),
+        ({"space": {"k_infer": Choices(("1",))}}, "a chunks sweep changes it itself"),
+        ({"kind": "snapshot", "values": ("/nowhere",)}, "/nowhere"),
         ({"trackers": ("tensorbord",)}, "unknown tracker"),
     ],
 )

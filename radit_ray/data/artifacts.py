@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -65,7 +66,9 @@ def inside_run(run: str, path: str) -> str:
     """A path as run.json has it: those of artifacts are relative to the run, so that it can be
     moved.
     """
-    if path.startswith(("artifacts/", "../artifacts/")):
+    if re.match(r"(\.\./)*artifacts/", path):
+        while path.startswith("../"):
+            run, path = run.rstrip("/").rpartition("/")[0] or ".", path[3:]
         return storage.join(run, path)
     return os.path.expanduser(path)
 

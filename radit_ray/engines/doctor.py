@@ -18,8 +18,10 @@ from radit_ray.data.versions import versions
 from radit_ray.models.precision import has_fast_bf16
 
 
-def environment() -> dict[str, Any]:
-    """What a result must carry to be believed: hardware, versions with the commit, the command."""
+def environment(command: str = "") -> dict[str, Any]:
+    """What a result must carry to be believed: hardware, versions with the commit, the command (of
+    this process, unless it works for another one).
+    """
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
@@ -29,7 +31,7 @@ def environment() -> dict[str, Any]:
     return {
         "hardware": f"{os.cpu_count()} x {cpu}, {memory:.0f} GiB{''.join(f', {g}' for g in gpus)}",
         "versions": versions(),
-        "command": shlex.join([_program(), *sys.argv[1:]]),
+        "command": command or shlex.join([_program(), *sys.argv[1:]]),
     }
 
 

@@ -14,6 +14,7 @@ class Resources:
     )
     cpus_per_worker: float = 1.0  # CPU cores of one worker
     gpus_per_worker: float = 0.0  # GPUs of one worker; > 0 puts the models on CUDA
+    reserved_cpus: float = 0.0  # of the cluster, held by what started the stage (a sweep's trial)
     batch_tokens: int = 16384  # padded tokens in one forward pass of an encoder or LM
     micro_batch: int = (
         0  # training: sequences (lm-ft) or queries (r-ft) per backward pass; 0 = the whole share

@@ -35,14 +35,15 @@ def num_workers(resources: Resources, num_items: int, *, worker_bytes: float = 0
     """
     cluster = ray.cluster_resources()
     cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
-    fit = math.floor(cluster.get("CPU", 0) / cpus) if cpus else num_items
+    free = cluster.get("CPU", 0) - resources.reserved_cpus
+    fit = math.floor(free / cpus + 1e-9) if cpus else num_items
     if gpus:
         fit = min(fit, math.floor(cluster.get("GPU", 0) / gpus))
     if fit < 1 or resources.num_workers > fit:
         raise InputError(
             f"{max(1, resources.num_workers)} workers of {cpus:g} CPU and {gpus:g} GPU do not fit "
             "the cluster "
-            f"({cluster.get('CPU', 0):g} CPU, {cluster.get('GPU', 0):g} GPU); lower "
+            f"({free:g} CPU, {cluster.get('GPU', 0):g} GPU); lower "
             "--resources.num-workers, "
             "--resources.cpus-per-worker or --resources.gpus-per-worker"
         )

@@ -147,7 +147,7 @@ class Study:
             names = [name for name in record if known.get(name) != record[name]]
             raise InputError(
                 f"{storage} holds a study of another {', '.join(names)}; choose another --output "
-                "or --storage, or the settings it was begun with"
+                "and --storage, or the settings it was begun with"
             )
         made = cls(study, space, sampler, num_trials, seed)
         made._take_up()
@@ -162,7 +162,8 @@ class Study:
             left = [point for point in self._grid() if point not in taken]
             if not left:
                 return None
-            self.study.enqueue_trial(left[0])
+            if left[0] not in self._params("WAITING"):  # a kill may have come before its ask
+                self.study.enqueue_trial(left[0])
         elif len(taken) >= self.num_trials:
             return None
         make = (
@@ -202,11 +203,20 @@ class Study:
         """{field: value} of the best trial, or of all that no other one beats (several
         objectives).
         """
-        return [trial.params for trial in self.study.best_trials]
+        found: list[dict[str, Any]] = []
+        for trial in self.study.best_trials:
+            if trial.params not in found:
+                found.append(trial.params)
+        return found
 
     def _params(self, *states: str) -> list[dict[str, Any]]:
         found = self.study.get_trials(deepcopy=False)
-        return [trial.params for trial in found if trial.state.name in states]
+        # one that waits has its values in the queue only
+        return [
+            trial.system_attrs.get("fixed_params", trial.params)
+            for trial in found
+            if trial.state.name in states
+        ]
 
     def _grid(self) -> list[dict[str, Any]]:
         """All combinations, the last field changing fastest."""

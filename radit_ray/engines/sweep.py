@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,9 +38,12 @@ Objective = Callable[[dict[str, Any]], dict[str, float]]  # values of a trial ->
 
 def trial_resources(resources: Resources) -> Resources:
     """Resources whose workers fit beside the trial that started them: 0.9 CPUs instead of 1."""
-    if resources.cpus_per_worker != 1.0:
-        return resources
-    return dataclasses.replace(resources, cpus_per_worker=1.0 - TRIAL_CPUS)
+    cpus = resources.cpus_per_worker
+    return dataclasses.replace(
+        resources,
+        cpus_per_worker=cpus - TRIAL_CPUS if cpus > TRIAL_CPUS else cpus,
+        reserved_cpus=TRIAL_CPUS,
+    )
 
 
 def run_study(
@@ -55,10 +59,15 @@ def run_study(
     the study is told, in its order. A lost trial is started again once; what fails then is left to
     the next start.
 
-    Events for TensorBoard lie in `<output>/tune`, on whatever file system `output` is.
+    Events for TensorBoard lie in `<output>/tune`. KeyboardInterrupt where Tune was interrupted.
     """
     name = f"start-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
-    place = storage.join(storage.absolute(output), "tune")
+    if storage.is_local(output):
+        os.makedirs(storage.local(output), exist_ok=True)
+        place = storage.join(storage.absolute(output), "tune")
+    else:  # not every file system of ours is one of Tune's
+        place = tempfile.mkdtemp(prefix="radit-tune-")
+        print(f"radit: TensorBoard's events lie in {place}", file=sys.stderr)
     searcher = StudySearcher(study, objectives)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_SYNCER", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the state
@@ -81,6 +90,8 @@ def run_study(
         ),
     )
     tuner.fit()
+    if searcher.running:  # Tune itself only stops, as if it were done
+        raise KeyboardInterrupt
 
 
 def check_parallel(num_parallel: int, resources: Resources) -> None:
@@ -134,7 +145,7 @@ class StudySearcher(Searcher):
         super().__init__()
         self.study, self.objectives = study, objectives
         self.numbers: dict[str, int] = {}
-        self.failed: dict[int, str] = {}
+        self.running: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The values of the next trial."""
@@ -142,6 +153,7 @@ class StudySearcher(Searcher):
         if asked is None:
             return str(Searcher.FINISHED)
         self.numbers[trial_id], values = asked
+        self.running.add(trial_id)
         return values
 
     def on_trial_complete(
@@ -149,6 +161,7 @@ class StudySearcher(Searcher):
     ) -> None:
         """Tells the study what the trial came to."""
         number = self.numbers[trial_id]
+        self.running.discard(trial_id)
         if error or not result or any(name not in result for name in self.objectives):
             self.study.fail(number)
         else:
@@ -202,6 +215,59 @@ class Lines(Callback):
         return {}
 
 
+class Careful(Callback):
+    """Passes trials on to a tracker; one that fails costs a warning and is asked no more. MLflow
+    knows no "@" in the name of a metric.
+    """
+
+    def __init__(self, name: str, inner: Any) -> None:
+        self.name, self.inner = name, inner
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """The tracker's own start."""
+        self._pass("setup", *args, **kwargs)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A run of the tracker begins."""
+        self._pass("on_trial_start", iteration, trials, trial, **info)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """The metrics."""
+        named = {name.replace("@", "_at_"): value for name, value in result.items()}
+        self._pass("on_trial_result", iteration, trials, trial, named, **info)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Its end."""
+        self._pass("on_trial_complete", iteration, trials, trial, **info)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Its end, where the trial failed."""
+        self._pass("on_trial_error", iteration, trials, trial, **info)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """The tracker's own end."""
+        self._pass("on_experiment_end", trials, **info)
+
+    def _pass(self, method: str, *args: Any, **kwargs: Any) -> None:
+        if self.inner is None:
+            return
+        try:
+            getattr(self.inner, method)(*args, **kwargs)
+        except Exception as error:
+            print(f"radit: {_no_tracker(self.name, error)}", file=sys.stderr)
+            self.inner = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _no_tracker(name: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"no {name}: {reason}; the sweep goes on without it"
+
+
 def check_trackers(names: Sequence[str]) -> None:
     """InputError on an unknown tracker."""
     for name in names:
@@ -220,10 +286,9 @@ def tracking(names: Sequence[str], *, output: str, name: str) -> list[Any]:
     found: list[Any] = []
     for tracker in names:
         try:
-            found.append(_tracker(tracker, output=output, name=name))
+            found.append(Careful(tracker, _tracker(tracker, output=output, name=name)))
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            print(f"radit: no {tracker}: {reason}; the sweep goes on without it", file=sys.stderr)
+            print(f"radit: {_no_tracker(tracker, error)}", file=sys.stderr)
     return found
 
 

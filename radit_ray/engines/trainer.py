@@ -171,10 +171,11 @@ def _workers(loop: Loop, resources: Resources, worker_bytes: float) -> tuple[int
                 "change one of them"
             )
         return resources.num_workers, cpus
-    if not resources.gpus_per_worker and cpus == Resources().cpus_per_worker:
+    held = resources.reserved_cpus
+    if not resources.gpus_per_worker and cpus + held == Resources().cpus_per_worker:
         cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
         cores = [count for count in cores if count >= 1]
-        fit, cpus = min(fit, len(cores)), float(math.floor(min(cores)))
+        fit, cpus = min(fit, len(cores)), math.floor(min(cores)) - held
     return max(n for n in range(1, fit + 1) if loop.batch_size % n == 0), cpus
 
 

@@ -31,8 +31,7 @@ def lines(
     size = f"0 0 {WIDTH:g} {HEIGHT:g}"
     plot = tag("svg", *parts, class_="curves", viewBox=size, role="img", aria_label=title)
     keys = [
-        tag("li", _mark(number), name, class_=f"line-{number % 5}")
-        for number, name in enumerate(series)
+        tag("li", _mark(number), name, class_=_style(number)) for number, name in enumerate(series)
     ]
     return tag("figure", tag("figcaption", title), plot, tag("ul", *keys, class_="keys"))
 
@@ -94,8 +93,13 @@ def _line(
         tag("polygon", points=" ".join([*upper, *lower])),
         tag("polyline", points=" ".join(drawn)),
         *dots,
-        class_=f"line-{number % 5}",
+        class_=_style(number),
     )
+
+
+def _style(number: int) -> str:
+    """Five colours, then the same ones dashed."""
+    return f"line-{number % 5}" + " dashed" * (number >= 5)
 
 
 def _mark(number: int) -> Html:

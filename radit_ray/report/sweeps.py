@@ -145,7 +145,10 @@ def groups(results: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[str,
     for point in found:
         same = ", ".join(f"{f}={point['values'].get(f)}" for f in fixed)
         made.setdefault(same, []).append(point)
-    return [(same, moving, points) for same, points in made.items()]
+    return [
+        (same, moving, sorted(points, key=lambda p: _by_number(p["values"].get(moving))))
+        for same, points in made.items()
+    ]
 
 
 def _curves(results: Mapping[str, Any]) -> Html:
@@ -153,7 +156,7 @@ def _curves(results: Mapping[str, Any]) -> Html:
     for same, moving, found in groups(results):
         if len(found) < 2:
             continue
-        labels = [_label(point["values"][moving]) for point in found]
+        labels = _labels([str(point["values"][moving]) for point in found])
         names = list(dict.fromkeys(name for point in found for name in point["variants"]))
         if same:
             parts.append(tag("h3", same))
@@ -173,9 +176,26 @@ def _cell(point: Mapping[str, Any], name: str, metric: str, factor: float) -> Ce
     return None if cell is None else tuple(factor * cell[k] for k in ("value", "low", "high"))
 
 
-def _label(value: Any) -> str:
-    """The end of a path, a value as it is."""
-    return str(value).rstrip("/").rpartition("/")[2]
+def _labels(values: Sequence[str]) -> list[str]:
+    """The shortest ends of paths that tell them apart; other values as they are.
+
+    >>> _labels(["runs/a/lm-ft/model", "runs/b/lm-ft/model", "10"])
+    ['a/lm-ft/model', 'b/lm-ft/model', '10']
+    """
+    parts = [value.rstrip("/").split("/") for value in values]
+    for length in range(1, max(map(len, parts))):
+        ends = ["/".join(part[-length:]) for part in parts]
+        if len(set(ends)) == len(set(values)):
+            return ends
+    return list(values)
+
+
+def _by_number(value: Any) -> tuple[bool, float]:
+    """Numbers in their order, whatever else as it came."""
+    try:
+        return False, float(value)
+    except (TypeError, ValueError):
+        return True, 0.0
 
 
 def _tables(results: Mapping[str, Any]) -> Html:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -67,9 +67,9 @@ def evaluate(
     recall@1 and recall@5.
 
     Metrics: num_questions, variants {name: {metric: {value, low, high}}}, contrasts {"a-minus-b":
-    {metric: {diff, low, high}}}, tasks {task: {name: {...}}}, cost {name: {device_s, tokens}}, and
-    what else `measure` gives. InputError on an unknown ensemble or
-    contrast, two variants of one name, no question.
+    {metric: {diff, low, high}}}, tasks {task: {name: {...}}}, cost {name: {questions, device_s,
+    tokens}}, and what else `measure` gives. InputError on an unknown ensemble or contrast, two
+    variants of one name, no question.
     """
     names = [variant.name for variant in config.variants]
     if not names or len(set(names)) != len(names):
@@ -109,8 +109,7 @@ def evaluate(
             unit="part",
             worker_bytes=2.0 * max(model_bytes(lm.path) for lm in lm_of.values()) + 2**30,
         )
-        for name, answered in twins.items():
-            commit_shard(work.output, name, read_shard(storage.join(work.output, answered)))
+        _repeat(work, twins)
         metrics = measure(
             {name: read_predictions(work.output, name) for name in names},
             contrasts=config.contrasts,
@@ -119,20 +118,33 @@ def evaluate(
             num_samples=config.bootstrap,
             seed=config.seed,
         )
-        metrics["cost"] = _cost(work, names)
+        metrics["cost"] = _cost(work, names, twins)
         return work.finish(resources=resources, metrics=metrics, rows=metrics["num_questions"])
 
 
-def _cost(work: Work[EvaluateConfig], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """{variant: device_s, tokens}. Of variants that were answered together the one with most chunks
-    bears it all; a second name of another variant costs nothing.
+def _repeat(work: Work[EvaluateConfig], twins: Mapping[str, str]) -> None:
+    """Commits the answers of variants that are another one by a second name."""
+    done = work.committed()
+    for twin, original in twins.items():
+        for name in done:
+            again = f"{twin}/{name.rpartition('/')[2]}"
+            if name.startswith(f"{original}/") and again not in done:
+                commit_shard(work.output, again, read_shard(storage.join(work.output, name)))
+
+
+def _cost(
+    work: Work[EvaluateConfig], names: Sequence[str], twins: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """{variant: questions, device_s, tokens}. Of variants that were answered together the one with
+    most chunks bears it all; a second name of another variant has that one's.
     """
-    found = {name: {"device_s": 0.0, "tokens": 0.0} for name in names}
+    found = {name: {"questions": 0.0, "device_s": 0.0, "tokens": 0.0} for name in names}
     for sidecar in work.committed().values():
         spent = found[sidecar["name"].rpartition("/")[0]]
-        for what in spent:
+        spent["questions"] += sidecar["rows"]
+        for what in ("device_s", "tokens"):
             spent[what] += sidecar["stats"].get(what, 0)
-    return found
+    return found | {name: found[original] for name, original in twins.items()}
 
 
 def _items(
@@ -142,8 +154,8 @@ def _items(
     work: Work[EvaluateConfig],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One item for each ranked shard that holds questions and each group of variants that differ in
-    nothing but k, ordered by LM so that an actor rarely changes it; and {shard: shard with the same
-    answers} of variants that are another one by a second name (R-ft that kept the base encoder).
+    nothing but k, ordered by LM so that an actor rarely changes it; and {name: variant} of those
+    that are another one by a second name (R-ft that kept the base encoder).
     """
     questions = {source.path: choose_questions(source, config) for source in ranked_of.values()}
     subjects = {path: _subjects(path, shards) for path, shards in questions.items()}
@@ -159,11 +171,11 @@ def _items(
         original = first.setdefault((same, made_of), variant.name)
         shared = variant.k > 0 and variant.ensemble != "concat"
         group = (shared, dataclasses.replace(same, k=0) if shared else same, made_of)
+        if original != variant.name:
+            twins[variant.name] = original
+            continue
         for name, rows in questions[source.path].items():
             if f"{variant.name}/{name}" in committed:
-                continue
-            if original != variant.name:
-                twins[f"{variant.name}/{name}"] = f"{original}/{name}"
                 continue
             item = items.setdefault(
                 (group, name),

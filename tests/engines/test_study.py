@@ -40,6 +40,15 @@ def drive(study: Study, *, stop_after: int = 99) -> list[dict[str, Any]]:
     return asked
 
 
+def drive_all(study: Study) -> list[dict[str, Any]]:
+    """Asks and tells until nothing is left."""
+    asked = []
+    while (found := study.ask()) is not None:
+        study.tell(found[0], [1.0])
+        asked.append(found[1])
+    return asked
+
+
 def test_spaces_from_text() -> None:
     found = read_space(["a=1..4", "b=0.1..1:log", "c=../x,../y", "d=../models", "e=true,false"])
     assert found == {
@@ -90,6 +99,27 @@ def test_a_grid_is_tried_once_and_what_failed_again_at_the_next_start(tmp_path: 
     assert (again.ask() or (0, {}))[1] == {"k": "3", "lr": "b"}
     assert again.ask() is None  # the other one is running
     assert again.finished()[-1] == {"k": "1", "lr": "b"}
+
+
+def test_what_failed_is_tried_again_once_whatever_was_queued(tmp_path: Path) -> None:
+    space = {"x": Choices(("0", "1")), "y": Choices(("a", "b"))}
+
+    def opened() -> Study:
+        return Study.open(url(tmp_path), space, {"em": "max"}, sampler="random", num_trials=3)
+
+    first = opened()
+    failed = []
+    for _ in range(3):
+        number, values = first.ask() or (0, {})
+        first.fail(number)
+        failed.append(values)
+    opened().ask()  # queues what failed, and is killed in its first trial
+    last = opened()
+    finished = drive_all(last)
+    assert len(finished) == 3
+    different = [values for n, values in enumerate(failed) if values not in failed[:n]]
+    again = finished[: len(different)]
+    assert all(values in again for values in different), (failed, finished)
 
 
 def test_nothing_to_choose_is_one_trial(tmp_path: Path) -> None:

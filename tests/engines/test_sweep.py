@@ -14,8 +14,10 @@ from tiny import documents, write_jsonl
 
 from radit_ray.core.errors import InputError
 from radit_ray.engines.resources import Resources
+from radit_ray.engines.shards import num_workers
 from radit_ray.engines.study import Choices, Study
 from radit_ray.engines.sweep import (
+    Careful,
     check_parallel,
     check_trackers,
     run_study,
@@ -62,7 +64,28 @@ def test_trials_that_would_starve_each_other_are_refused(ray_cluster: None) -> N
     check_parallel(1, Resources())
     with pytest.raises(InputError, match="num_parallel=2 on 2 CPUs"):
         check_parallel(2, Resources(num_workers=1))
-    assert trial_resources(Resources()).cpus_per_worker == pytest.approx(0.9)
+    inside = trial_resources(Resources())
+    assert (inside.cpus_per_worker, inside.reserved_cpus) == (pytest.approx(0.9), 0.1)
+    assert num_workers(inside, 10) == 2  # 2 x 0.9 and the trial's 0.1
+    whole = trial_resources(Resources(cpus_per_worker=2))
+    assert num_workers(whole, 10) == 1  # 1.9 and 0.1
+
+
+def test_a_tracker_that_fails_costs_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        calls = 0
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any) -> None:
+            Broken.calls += 1
+            assert result == {"radit.recall_at_1": 0.5}
+            raise OSError("no route to host\nmore")
+
+    tracker = Careful("mlflow", Broken())
+    for _ in range(2):
+        tracker.on_trial_result(0, [], None, {"radit.recall@1": 0.5})
+    assert Broken.calls == 1
+    shown = capsys.readouterr().err
+    assert shown == "radit: no mlflow: no route to host; the sweep goes on without it\n"
 
 
 def test_a_tracker_that_cannot_be_had_is_a_warning(
