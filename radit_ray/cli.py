@@ -66,6 +66,10 @@ sweeps (resumable; Ray Tune and Optuna)
   radit sweep KIND RECIPE --values A,B,C --output DIR
                    chunks, corpus, snapshot, cycles, lms, retrievers, or any field (custom)
 
+before a long run
+  radit plan RECIPE --chunks 399M --lm 7B --gpus 8 --device a100
+                   FLOPs, device hours, memory, storage and money of every stage
+
 the demo's world
   radit world-lm   train a base LM on the text of a generated world, for radit demo --lm
 
@@ -152,6 +156,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "doctor": _doctor,
         "few-shot": results.few_shot,
         "sweep": _sweep,
+        "plan": results.plan,
     }
     if command == "evaluate" and any(word.split("=")[0] == "--suite" for word in rest):
         results.suite(rest)

@@ -5,6 +5,7 @@ hand its predictions on; and the question sets known by name.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -90,6 +91,48 @@ def predictions(arguments: Sequence[str]) -> None:
     from radit_ray import commands
 
     commands.predictions(args.run, args.variant, task=args.task, form=args.form, output=args.output)
+
+
+def plan(arguments: Sequence[str]) -> None:
+    """`radit plan RECIPE --chunks N --lm N [--gpus N] [--device a100 | --rates FILE]`."""
+    about = (
+        "What a run will cost, stage by stage. Rates of GPUs are assumptions (40% of the published "
+        "peak) unless --rates gives measured ones."
+    )
+    fields: list[Any] = [
+        ("recipe", word("demo, own, squad_open, paper, paper-literal")),
+        ("chunks", option(str, "chunks of the corpus, such as 35k or 399M")),
+        ("lm", option(str, "parameters of the LM, such as 7B")),
+        ("gpus", option(int, "devices of that kind (on CPUs: workers)"), 1),
+        ("device", option(str, "a100, h100 or h200"), "a100"),
+        ("rates", option(str, "JSON file with fields of radit_ray.plan.Rates, for --device"), ""),
+        ("price", option(float, "of one device and hour, in any currency"), 0.0),
+        ("encoder", option(str, "parameters of the retriever's encoder"), "110M"),
+        ("dimension", option(int, "width of its vectors"), 768),
+        ("words", option(float, "mean words of a chunk"), 100.0),
+        ("train", option(str, "training questions"), "500k"),
+        ("eval", option(str, "evaluated questions"), "2500"),
+        ("json", option(bool, "print JSON instead of a table"), False),
+    ]
+    kind = dataclasses.make_dataclass("PlanArgs", fields, kw_only=True, frozen=True)
+    args = parse(kind, arguments, "radit plan", about)
+    from radit_ray.plan import Sizes, device_named, number, plan_run, read_rates, text
+    from radit_ray.recipes import recipe_named
+
+    rates = read_rates(args.rates) if args.rates else device_named(args.device)
+    if args.price:
+        rates = dataclasses.replace(rates, price_per_hour=args.price)
+    sizes = Sizes(
+        num_chunks=number(args.chunks),
+        lm_parameters=number(args.lm),
+        encoder_parameters=number(args.encoder),
+        dimension=args.dimension,
+        words_per_chunk=args.words,
+        num_train=number(args.train),
+        num_eval=number(args.eval),
+    )
+    plans = plan_run(recipe_named(args.recipe), sizes, rates, num_devices=args.gpus)
+    print(json.dumps([dataclasses.asdict(p) for p in plans]) if args.json else text(plans))
 
 
 def tasks(arguments: Sequence[str]) -> None:
