@@ -327,11 +327,16 @@ def _world_lm(arguments: Sequence[str]) -> None:
 
 
 def _doctor(arguments: Sequence[str]) -> None:
-    from radit_ray.commands import doctor
+    from radit_ray.commands import calibrate, doctor
 
-    if arguments:
-        raise InputError("radit doctor takes no options")
-    doctor()
+    if not arguments:
+        doctor()
+    elif len(arguments) == 2 and arguments[0] == "--calibrate":
+        calibrate(arguments[1])
+    else:
+        raise InputError(
+            "usage: radit doctor, or radit doctor --calibrate FILE (rates for radit plan --rates)"
+        )
 
 
 if __name__ == "__main__":

@@ -256,3 +256,14 @@ def doctor() -> None:
         print(f"{'!!' if fix else 'ok'}  {name}: {state}{f'; {fix}' if fix else ''}")
     if failed:
         raise InputError("something is missing, see the lines above")
+
+
+def calibrate(file: str) -> None:
+    """Measures what this machine reaches and writes it for `radit plan --rates`."""
+    from radit_ray.engines.calibrate import calibrate as measured
+
+    rates = measured()
+    storage.write_json(file, rates)
+    for name, value in rates.items():
+        print(f"{name}: {value:.3g}")
+    print(f"radit: {file}: radit plan RECIPE --rates {file} ...", file=sys.stderr)
