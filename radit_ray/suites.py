@@ -202,7 +202,14 @@ def _retrieve(
     for searched, k in depth.items():
         encoder, preset, index, nprobe = searched
         print(f"radit retrieve: the chunks of {encoder}", file=sys.stderr)
-        config = RetrieveConfig(retriever=encoder, preset=preset, nprobe=nprobe, k=k, dev_share=0.0)
+        config = RetrieveConfig(
+            retriever=encoder,
+            preset=preset,
+            nprobe=nprobe,
+            k=k,
+            dev_share=0.0,
+            examples_per_shard=128,  # few questions, several workers
+        )
         artifact = retrieve(
             config,
             examples=examples,

@@ -125,6 +125,8 @@ class Trial:
                 costs = [result["cost"][name] for result in found]
                 seconds = sum(cost["device_s"] for cost in costs)
                 metrics[f"{name}.{SPEED}"] = seconds / sum(cost["questions"] for cost in costs)
+            for name, untuned in UNTUNED.items() if not recipe.cycles else ():
+                metrics.setdefault(f"{name}.{SPEED}", metrics.get(f"{untuned}.{SPEED}", 0.0))
         metrics["wall_s"] = results["wall_s"]
         record = {"values": dict(values), "points": made, "metrics": metrics}
         storage.write_json(storage.join(folder, "trial.json"), record)
@@ -225,13 +227,15 @@ def _about(sweep: Sweep) -> dict[str, Any]:
     recipe = sweep.recipe
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
     del plain["resources"]  # what changes only the clock may change between two starts
+    shares = {name: getattr(recipe.retrieve, name) for name in ("seed", "dev_share", "eval_share")}
+    examples = read_examples(recipe.examples, **shares)
     corpora = [recipe.corpus, *(sweep.values if sweep.kind == "snapshot" else ())]
     return {
         "output": storage.absolute(sweep.output),
         "kind": sweep.kind,
         "values": list(sweep.values),
         "recipe": plain,
-        "examples": fingerprint_of(read_examples(recipe.examples)),
+        "examples": fingerprint_of(examples),
         "corpus": [_stamp(corpus) for corpus in corpora],
         "lm": model_input(recipe.lm, what="lm").fingerprint,
         "retriever": retriever_input(recipe.retriever, recipe.preset).fingerprint,

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.defaults import defaults
 from benchmarks.publish import BELOW, between, brief, publish
+from benchmarks.suites import suites_page
 from radit_ray.report.table import page
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,12 @@ def test_the_pages_are_those_of_the_result_files(name: str) -> None:
 def test_the_table_of_defaults_is_that_of_its_files() -> None:
     method = (ROOT / "docs" / "method.md").read_text()
     assert between(method, "defaults", defaults()) == method
+
+
+def test_the_page_of_suites_is_that_of_its_file() -> None:
+    results = json.loads((ROOT / "docs" / "results" / "suites.json").read_text())
+    text = (ROOT / "docs" / "results" / "suites.md").read_text()
+    assert text.partition(BELOW)[2].strip() == suites_page(results)
 
 
 def test_publishing_again_with_other_numbers_changes_all_three(tmp_path: Path) -> None:
