@@ -126,7 +126,8 @@ class Trial:
                 seconds = sum(cost["device_s"] for cost in costs)
                 metrics[f"{name}.{SPEED}"] = seconds / sum(cost["questions"] for cost in costs)
             for name, untuned in UNTUNED.items() if not recipe.cycles else ():
-                metrics.setdefault(f"{name}.{SPEED}", metrics.get(f"{untuned}.{SPEED}", 0.0))
+                if f"{untuned}.{SPEED}" in metrics:
+                    metrics.setdefault(f"{name}.{SPEED}", metrics[f"{untuned}.{SPEED}"])
         metrics["wall_s"] = results["wall_s"]
         record = {"values": dict(values), "points": made, "metrics": metrics}
         storage.write_json(storage.join(folder, "trial.json"), record)
