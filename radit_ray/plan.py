@@ -130,7 +130,7 @@ def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) ->
         raise InputError(f"num_devices={num_devices}, expected 1 or more")
     chunk_tokens = TOKENS_PER_WORD * sizes.words_per_chunk
     query_tokens = TOKENS_PER_WORD * sizes.question_words
-    text = sizes.num_chunks * sizes.words_per_chunk * BYTES_PER_WORD
+    text_bytes = sizes.num_chunks * sizes.words_per_chunk * BYTES_PER_WORD
     vectors = 2.0 * sizes.num_chunks * sizes.dimension
     ranked = sizes.num_train + sizes.num_eval + recipe.retrieve.corpus_examples
     encoder, lm = 2 * sizes.encoder_parameters, 2 * sizes.lm_parameters
@@ -200,16 +200,16 @@ def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) ->
         stage(
             "chunk",
             seconds=sizes.num_chunks * sizes.words_per_chunk / rates.chunk_words_per_s,
-            storage=COMPRESSION * text,
+            storage=COMPRESSION * text_bytes,
             note="CPU cores",
         ),
         stage(
             "embed",
             flops=encoder * sizes.num_chunks * chunk_tokens,
             memory=2.0 * sizes.encoder_parameters,
-            storage=vectors + COMPRESSION * text,
+            storage=vectors + COMPRESSION * text_bytes,
         ),
-        stage("index", memory=vectors / num_devices, storage=vectors + text, note="flat"),
+        stage("index", memory=vectors / num_devices, storage=vectors + text_bytes, note="flat"),
         search("retrieve"),
         training("lm-ft", 1.0),
     ]

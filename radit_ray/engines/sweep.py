@@ -69,7 +69,6 @@ def run_study(
         place = tempfile.mkdtemp(prefix="radit-tune-")
         print(f"radit: TensorBoard's events lie in {place}", file=sys.stderr)
     searcher = StudySearcher(study, objectives)
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_SYNCER", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the state
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Lines` says what happens
@@ -79,7 +78,6 @@ def run_study(
             search_alg=searcher,
             num_samples=-1,
             max_concurrent_trials=num_parallel,
-            reuse_actors=False,
         ),
         run_config=RunConfig(
             name=name,

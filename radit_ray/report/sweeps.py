@@ -13,10 +13,9 @@ from radit_ray.data import storage
 from radit_ray.report.curves import Cell, lines
 from radit_ray.report.html import document
 from radit_ray.report.markup import Html, join, table, tag
-from radit_ray.report.table import difference_text, interval_text, text_table
+from radit_ray.report.table import difference_text, how_made, interval_text, text_table
 from radit_ray.report.words import seconds
 
-METRICS = ("em", "f1", "nll", "recall@1")
 SHOWN = {  # metric -> (title, factor)
     "em": ("Exact match, percent; higher is better", 100.0),
     "f1": ("F1, percent; higher is better", 100.0),
@@ -29,9 +28,9 @@ def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     """A table for each metric, one for each contrast's EM and NLL, and the best values."""
     found: Sequence[Mapping[str, Any]] = results["points"]
     fields = list(dict.fromkeys(name for point in found for name in point["values"]))
-    names = list(dict.fromkeys(name for point in found for name in point["variants"]))
+    names = _names(found)
     parts = []
-    for metric in METRICS:
+    for metric in SHOWN:
         shown = [n for n in names if any(metric in p["variants"].get(n, {}) for p in found)]
         if shown:
             rows = [
@@ -68,16 +67,11 @@ def best(results: Mapping[str, Any]) -> str:
 
 def page(results: Mapping[str, Any]) -> str:
     """The sweep as one Markdown page."""
-    made = results["environment"]
-    versions = ", ".join(f"{name} {value}" for name, value in made["versions"].items())
     return "\n".join(
         [
             f"# {results['kind']} of {results['recipe']}",
             "",
-            f"- command: `{made['command']}`",
-            f"- hardware: {made['hardware']}",
-            f"- versions: {versions}",
-            f"- training seeds: {', '.join(map(str, results['seeds']))}",
+            *how_made(results),
             "",
             "Square brackets: 95% bootstrap over groups of questions; `*`: 0 lies outside; round "
             "brackets: the smallest difference that a sample like this finds 4 times in 5.",
@@ -157,7 +151,7 @@ def _curves(results: Mapping[str, Any]) -> Html:
         if len(found) < 2:
             continue
         labels = _labels([str(point["values"][moving]) for point in found])
-        names = list(dict.fromkeys(name for point in found for name in point["variants"]))
+        names = _names(found)
         if same:
             parts.append(tag("h3", same))
         for metric, (title, factor) in SHOWN.items():

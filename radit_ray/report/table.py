@@ -113,12 +113,22 @@ def articles_table(results: Mapping[str, Any], *, markdown: bool = False) -> str
     )
 
 
+def how_made(results: Mapping[str, Any]) -> list[str]:
+    """Command, hardware, versions and seeds, as lines of a Markdown list."""
+    made = results["environment"]
+    versions = ", ".join(f"{name} {value}" for name, value in made["versions"].items())
+    return [
+        f"- command: `{made['command']}`",
+        f"- hardware: {made['hardware']}",
+        f"- versions: {versions}",
+        f"- training seeds: {', '.join(map(str, results['seeds']))}",
+    ]
+
+
 def page(results: Mapping[str, Any]) -> str:
     """A run's results as one Markdown page: how they were made, the tables, what each stage
     cost.
     """
-    made = results["environment"]
-    versions = ", ".join(f"{name} {value}" for name, value in made["versions"].items())
     rows = [
         [
             name,
@@ -138,10 +148,7 @@ def page(results: Mapping[str, Any]) -> str:
         [
             f"# {results['recipe']}",
             "",
-            f"- command: `{made['command']}`",
-            f"- hardware: {made['hardware']}",
-            f"- versions: {versions}",
-            f"- training seeds: {', '.join(map(str, results['seeds']))}",
+            *how_made(results),
             "",
             "Metrics: em and f1 with KILT's normalisation; nll of the first gold answer under the "
             "mixture, nats; recall of the ranked list. Square brackets: 95% bootstrap over groups "
