@@ -12,7 +12,7 @@ setup: .venv/.installed
 
 demo: setup ; .venv/bin/radit demo
 
-test: setup ; $(RUN) pytest -q -m "$(TIER)"
+test: setup ; $(RUN) pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "$(TIER)"
 
 test-data: setup ; $(RUN) pytest -q -m "data and not gpu"
 

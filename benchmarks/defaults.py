@@ -7,7 +7,8 @@ killed call continues. Out: a JSON file and the Markdown table of docs/method.md
     python -m benchmarks.defaults runs/demo --output docs/results/defaults_demo.json
 
 `--set r-ft.epochs=1 r-ft.select_by=last` makes every alternative of a stage shorter, or shows where
-tuning led although best-of-dev would have kept the base encoder.
+tuning led although best-of-dev would have kept the base encoder. `--directions 0,1,2` compares the
+directions of KL alone, over training seeds, into docs/results/directions_*.json.
 
 What is compared is what dev says, never the evaluated questions: for R-ft the answer NLL of the
 judge (nats), recall@1 and MRR with the tuned encoder; for LM-ft the answer NLL per question; for
@@ -138,6 +139,17 @@ def compare(replay: Replay, k_trains: list[int]) -> dict[str, dict[str, dict[str
     }
 
 
+def directions(replay: Replay, seeds: list[int]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Both directions of KL with every seed of R-ft, and their means."""
+    found: dict[str, dict[str, Any]] = {}
+    for direction in ("lsr_to_r", "r_to_lsr"):
+        made = [replay.r_ft(direction=direction, seed=seed) for seed in seeds]
+        found |= {f"{direction}, seed {seed}": m for seed, m in zip(seeds, made, strict=True)}
+        names = [name for name in made[0] if name != "kept step"]
+        found[f"{direction}, mean"] = {n: sum(m[n] for m in made) / len(made) for n in names}
+    return {"direction of KL": found}
+
+
 def table(measured: dict[str, dict[str, Any]]) -> str:
     """Markdown: one row an alternative, one column a run; `measured` holds the JSON files by name.
 
@@ -171,17 +183,18 @@ def _shown(metrics: dict[str, float] | None) -> str:
 
 
 def publish_defaults(root: Path = ROOT) -> None:
-    """The table of docs/method.md from docs/results/defaults_*.json."""
+    """The tables of docs/method.md from docs/results/{defaults,directions}_*.json."""
     method = root / "docs" / "method.md"
-    method.write_text(between(method.read_text("utf-8"), "defaults", defaults(root)), "utf-8")
+    text = method.read_text("utf-8")
+    for name in ("defaults", "directions"):
+        text = between(text, name, published(name, root))
+    method.write_text(text, "utf-8")
 
 
-def defaults(root: Path = ROOT) -> str:
-    """What stands between the markers in docs/method.md."""
-    files = sorted((root / "docs" / "results").glob("defaults_*.json"))
-    return table(
-        {f.stem.removeprefix("defaults_"): json.loads(f.read_text("utf-8")) for f in files}
-    )
+def published(name: str, root: Path = ROOT) -> str:
+    """What stands between the markers of `name` in docs/method.md."""
+    files = sorted((root / "docs" / "results").glob(f"{name}_*.json"))
+    return table({f.stem.removeprefix(f"{name}_"): json.loads(f.read_text("utf-8")) for f in files})
 
 
 def _plain(text: str) -> Any:
@@ -199,6 +212,9 @@ def main() -> None:
         "--set", nargs="*", default=[], help="STAGE.FIELD=VALUE in all alternatives"
     )
     parser.add_argument("--k-train", nargs="*", type=int, default=[1, 3, 5])
+    parser.add_argument(
+        "--directions", default="", help="seeds: compare the directions of KL alone"
+    )
     args = parser.parse_args()
     every: dict[str, dict[str, Any]] = {}
     for setting in args.set:
@@ -206,7 +222,11 @@ def main() -> None:
         stage, field = name.split(".")
         every.setdefault(stage, {})[field] = _plain(value)
     connect()
-    found = compare(Replay(args.run, every), args.k_train)
+    replay, seeds = (
+        Replay(args.run, every),
+        [int(seed) for seed in args.directions.split(",") if seed],
+    )
+    found = directions(replay, seeds) if seeds else compare(replay, args.k_train)
     command = f"python -m benchmarks.defaults {' '.join(sys.argv[1:])}"
     storage.write_json(args.output, {**environment(), "command": command, "choices": found})
     publish_defaults()

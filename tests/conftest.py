@@ -1,5 +1,6 @@
 """Every test is offline and quiet: set before any library reads its environment. One Ray cluster of
-two CPUs and one chain of small artifacts serve all tests that need them.
+two CPUs and one chain of small artifacts serve all tests that need them; `make test` spreads the
+tests over two processes (pytest-xdist), since starting workers leaves a core idle.
 """
 
 from __future__ import annotations
@@ -14,6 +15,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares a costly fixture stays in one process, and what takes longest comes first."""
+    order = []
+    for item in items:
+        if item.get_closest_marker("ray") is None:
+            order.append((2, item.path.as_posix()))
+        else:
+            order.append((0, "chain") if "chain" in item.fixturenames else (1, "ray"))  # type: ignore[attr-defined]
+        item.add_marker(pytest.mark.xdist_group(order[-1][1]))
+    ranks = dict(zip(items, (rank for rank, _ in order), strict=True))
+    items.sort(key=ranks.__getitem__)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.defaults import defaults
+from benchmarks.defaults import published
 from benchmarks.publish import BELOW, between, brief, publish
 from benchmarks.suites import suites_page
 from radit_ray.report.table import page
@@ -25,9 +25,10 @@ def test_the_pages_are_those_of_the_result_files(name: str) -> None:
     assert between(readme, name, brief(results)) == readme
 
 
-def test_the_table_of_defaults_is_that_of_its_files() -> None:
+@pytest.mark.parametrize("name", ["defaults", "directions"])
+def test_the_tables_of_defaults_are_those_of_their_files(name: str) -> None:
     method = (ROOT / "docs" / "method.md").read_text()
-    assert between(method, "defaults", defaults()) == method
+    assert between(method, name, published(name)) == method
 
 
 def test_the_page_of_suites_is_that_of_its_file() -> None:
