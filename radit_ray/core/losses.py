@@ -37,23 +37,25 @@ def r_ft_loss(
     p_lsr_BK: Tensor,
     *,
     t_r: float,
-    direction: Direction = "lsr_to_r",
+    direction: Direction = "r_to_lsr",
     mask_BK: Tensor | None = None,
 ) -> Tensor:
     """Eq. 5: the KL divergence between p_R and the frozen target p_LSR over k chunks, mean over B,
     in nats. A scalar.
 
-    "lsr_to_r" is KL(p_LSR || p_R), what REPLUG's and Atlas' code compute and the default here;
-    "r_to_lsr" is KL(p_R || p_LSR), as the paper prints it. The gradient flows through `score_BK`
-    only.
+    "r_to_lsr" is KL(p_R || p_LSR), as the paper prints it; "lsr_to_r" is KL(p_LSR || p_R), what
+    REPLUG's and Atlas' code compute. The gradient flows through `score_BK` only.
 
     For "lsr_to_r" it is (p_R - p_LSR) / (T_R B) per score:
 
     >>> score_BK = torch.zeros(1, 2, requires_grad=True)
-    >>> loss = r_ft_loss(score_BK, torch.tensor([[0.9, 0.1]]), t_r=1.0)
+    >>> p_lsr_BK = torch.tensor([[0.9, 0.1]])
+    >>> loss = r_ft_loss(score_BK, p_lsr_BK, t_r=1.0, direction="lsr_to_r")
     >>> loss.backward()
     >>> round(loss.item(), 4), score_BK.grad
     (0.3681, tensor([[-0.4000,  0.4000]]))
+    >>> round(r_ft_loss(score_BK, p_lsr_BK, t_r=1.0).item(), 4)
+    0.5108
     """
     if direction not in get_args(Direction):
         raise InputError(

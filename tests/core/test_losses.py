@@ -65,16 +65,16 @@ def test_r_ft_loss_is_the_mean_kl_in_each_direction(t_r: float) -> None:
     forward = sum(_slow_kl(lsr, r) for lsr, r in pairs) / 4
     backward = sum(_slow_kl(r, lsr) for lsr, r in pairs) / 4
     assert abs(forward - backward) > 0.1  # or the test could not tell them apart
-    loss = r_ft_loss(score_BK, p_lsr_BK, t_r=t_r)
+    loss = r_ft_loss(score_BK, p_lsr_BK, t_r=t_r, direction="lsr_to_r")
     assert loss.item() == pytest.approx(forward, rel=1e-5)
-    loss = r_ft_loss(score_BK, p_lsr_BK, t_r=t_r, direction="r_to_lsr")
+    loss = r_ft_loss(score_BK, p_lsr_BK, t_r=t_r)  # as printed, the default
     assert loss.item() == pytest.approx(backward, rel=1e-5)
 
 
 def test_r_ft_gradient_is_p_r_minus_p_lsr_over_t_r() -> None:
     score_BK, p_lsr_BK = _case()
     score_BK.requires_grad_()
-    r_ft_loss(score_BK, p_lsr_BK, t_r=0.5).backward()
+    r_ft_loss(score_BK, p_lsr_BK, t_r=0.5, direction="lsr_to_r").backward()
     expected_BK = (p_r(score_BK.detach(), t_r=0.5) - p_lsr_BK) / 0.5 / 4
     torch.testing.assert_close(score_BK.grad, expected_BK, rtol=1e-5, atol=1e-6)
 
