@@ -6,10 +6,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from radit_ray.cli import RunArgs
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
+
+if TYPE_CHECKING:
+    from radit_ray.recipes import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
         kind=kind,
         recipe=commands.prepared(recipe, args.output),
         output=args.output,
-        values=_parts(args.values or DEFAULTS.get(kind, "")),
+        values=_named(kind, recipe, _parts(args.values or DEFAULTS.get(kind, ""))),
         space=read_space(args.space),
         objectives=_objectives(args.objective),
         sampler=args.sampler,
@@ -64,6 +68,18 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     storage.write_bytes(file, page(results).encode())
     print(json.dumps(results) if args.json else f"\n{render(results)}\n")
     print(f"radit: {file}, {write_sweep(args.output)}: open it in a browser", file=sys.stderr)
+
+
+def _named(kind: str, recipe: Recipe, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The values, where a preset's name means the recipe's own retriever if that is one of its
+    kind: "minilm" is then the packaged encoder, and needs no network.
+    """
+    from radit_ray.models.presets import resolve_preset
+
+    if kind != "retrievers" or not recipe.retriever:
+        return values
+    own = resolve_preset(recipe.retriever, recipe.preset).name
+    return tuple(recipe.retriever if value == own else value for value in values)
 
 
 def _parts(text: str) -> tuple[str, ...]:

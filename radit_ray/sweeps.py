@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
@@ -32,9 +32,10 @@ from radit_ray.engines.doctor import environment
 from radit_ray.engines.references import model_input, retriever_input
 from radit_ray.engines.study import Choices, Space, Study
 from radit_ray.engines.sweep import check_parallel, check_trackers, run_study, trial_resources
+from radit_ray.models.presets import LEXICAL
 from radit_ray.pipeline import pipeline
 from radit_ray.recipes import Recipe, override
-from radit_ray.runs import check_recipe, merge_seeds, seeded
+from radit_ray.runs import NO_R_FT, R_FT, check_recipe, merge_seeds, seeded
 
 KINDS = {  # kind -> what its --values are
     "chunks": "numbers of chunks shown, k_infer",
@@ -92,9 +93,10 @@ class Trial:
     folder: str  # where relative paths of the recipe start
     command: str  # of the process that started the sweep
 
-    def __call__(self, values: Mapping[str, Any]) -> dict[str, float]:
+    def __call__(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the pipeline with `values`, writes trial.json, and returns `variant.metric` of its
-        last point, with wall_s and each variant's s_per_question.
+        last point, with wall_s, each variant's s_per_question, and a note where variants are left
+        out.
         """
         os.chdir(self.folder)
         recipe = override(self.recipe, values)
@@ -105,33 +107,52 @@ class Trial:
             found.append(pipeline(one, run))
             runs.append(run)
         results = merge_seeds(runs, found) if len(runs) > 1 else found[0]
-        kept = ("num_questions", "variants", "contrasts")
-        made = [{"values": {}, **{name: results[name] for name in kept}}]
-        if not recipe.cycles:
-            given = results["variants"]
-            missing = {
-                n: given[u] for n, u in UNTUNED.items() if n in recipe.variants and u in given
-            }
-            made[0]["variants"] = {**given, **missing}
+        made = [_point(recipe, results)]
         if self.curve is not None:
             asked = [views(run, self.curve) for run in runs]
             answered = [answer_views(run, seen) for run, seen in zip(runs, asked, strict=True)]
             made = points(asked[0], answered, runs[0].evaluation())
+        left_out = [name for name in recipe.variants if name in R_FT]
+        note = f"no {', no '.join(left_out)}: {NO_R_FT}" if left_out and runs[0].lexical else ""
         for point in made:
             point["values"] = {**values, **point["values"]}
+            point.update({"note": note} if note else {})
         metrics = _flat(made[-1])
         if self.curve is None:
-            for name in results["cost"]:
-                costs = [result["cost"][name] for result in found]
-                seconds = sum(cost["device_s"] for cost in costs)
-                metrics[f"{name}.{SPEED}"] = seconds / sum(cost["questions"] for cost in costs)
-            for name, untuned in UNTUNED.items() if not recipe.cycles else ():
-                if f"{untuned}.{SPEED}" in metrics:
-                    metrics.setdefault(f"{name}.{SPEED}", metrics[f"{untuned}.{SPEED}"])
+            metrics |= _speeds(recipe, found)
         metrics["wall_s"] = results["wall_s"]
         record = {"values": dict(values), "points": made, "metrics": metrics}
         storage.write_json(storage.join(folder, "trial.json"), record)
-        return metrics
+        return {**metrics, "note": note} if note else metrics
+
+
+def _untuned(recipe: Recipe) -> dict[str, str]:
+    """What tuned variants are in a run without a cycle; with BM25 those of R-ft are nothing."""
+    if recipe.cycles:
+        return {}
+    tuned = [n for n in UNTUNED if not (n in R_FT and recipe.retriever == LEXICAL)]
+    return {name: UNTUNED[name] for name in tuned if name in recipe.variants}
+
+
+def _point(recipe: Recipe, results: Mapping[str, Any]) -> dict[str, Any]:
+    """A finished run as one point, its values still to be filled in."""
+    given = results["variants"]
+    missing = {name: given[other] for name, other in _untuned(recipe).items() if other in given}
+    kept = {name: results[name] for name in ("num_questions", "contrasts")}
+    return {"values": {}, **kept, "variants": {**given, **missing}}
+
+
+def _speeds(recipe: Recipe, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """`variant.s_per_question` over the seeds' results."""
+    speeds = {}
+    for name in found[0]["cost"]:
+        costs = [result["cost"][name] for result in found]
+        seconds = sum(cost["device_s"] for cost in costs)
+        speeds[f"{name}.{SPEED}"] = seconds / sum(cost["questions"] for cost in costs)
+    for name, other in _untuned(recipe).items():
+        if f"{other}.{SPEED}" in speeds:
+            speeds.setdefault(f"{name}.{SPEED}", speeds[f"{other}.{SPEED}"])
+    return speeds
 
 
 def trial_name(study: str, values: Mapping[str, Any]) -> str:
@@ -269,7 +290,7 @@ def _alone(output: str) -> Iterator[None]:
 
 def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
     """Every finished trial's points, in the order of the values."""
-    finished = study.finished()
+    finished = study.finished() + [values for values, _ in study.settled()]
     if not finished:
         raise InputError("no trial came to an end; the lines above say why")
     order = {json.dumps(values, sort_keys=True): values for values in finished}

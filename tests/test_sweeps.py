@@ -15,9 +15,11 @@ from tiny import tiny_world
 
 from radit_ray.core.errors import InputError
 from radit_ray.curves import Curve
+from radit_ray.engines.asking import ask
 from radit_ray.engines.study import Choices
 from radit_ray.recipes import Recipe, override, own
 from radit_ray.report.sweeps import page, render
+from radit_ray.runs import check_recipe
 from radit_ray.sweeps import Sweep, check_sweep, run_sweep
 
 SETTINGS = {
@@ -83,6 +85,7 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ({"space": {"k_infer": Choices(("1",))}}, "a chunks sweep changes it itself"),
         ({"kind": "snapshot", "values": ("/nowhere",)}, "/nowhere"),
         ({"trackers": ("tensorbord",)}, "unknown tracker"),
+        ({"space": {"retriever": Choices(("bm52",))}}, r"neither a folder nor a preset.*bm25"),
     ],
 )
 def test_bad_sweeps_are_one_line(
@@ -90,6 +93,23 @@ def test_bad_sweeps_are_one_line(
 ) -> None:
     with pytest.raises(InputError, match=message):
         check_sweep(sweep_of(recipe, str(tmp_path), **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cycles": 2}, "each cycle would be the first one again; use cycles 0 or 1"),
+        ({"variants": "r-ft,radit", "contrasts": ""}, "add one of closed-book, replug"),
+        ({"examples": ""}, "R-ft alone, and BM25 has no weights.*give --examples"),
+        ({"preset": "minilm"}, "its own preset; leave --preset out"),
+    ],
+)
+def test_what_bm25_cannot_do_is_one_line(
+    recipe: Recipe, changes: dict[str, Any], message: str
+) -> None:
+    check_recipe(override(recipe, {"retriever": "bm25"}))
+    with pytest.raises(InputError, match=message):
+        check_recipe(override(recipe, {"retriever": "bm25", **changes}))
 
 
 def test_a_sweep_without_questions_is_refused(recipe: Recipe, tmp_path: Path) -> None:
@@ -134,6 +154,36 @@ def test_what_trials_share_is_made_once(recipe: Recipe, ray_cluster: None, tmp_p
     assert again["points"] == results["points"]
     with pytest.raises(InputError, match="holds a study of another"):
         run_sweep(dataclasses.replace(sweep, values=("1",)))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_bm25_is_a_reference_beside_dense_retrievers(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path
+) -> None:
+    values = (recipe.retriever, "bm25")
+    sweep = sweep_of(recipe, str(tmp_path), kind="retrievers", values=values)
+    results = run_sweep(sweep)
+    dense, words = results["points"]
+    assert set(dense["variants"]) == {"replug", "lm-ft", "r-ft", "radit"}
+    assert set(words["variants"]) == {"replug", "lm-ft"}  # nothing that R-ft would have made
+    assert words["variants"]["replug"]["recall@1"]["value"] == 1.0  # the town's name is enough
+    assert words["note"] == "no r-ft, no radit: BM25 has no weights that R-ft could tune"
+    assert "note" not in dense
+    assert results["best"] == [{"retriever": recipe.retriever}]
+    assert results["failed"] == []
+    made = [path.name.rpartition("-")[0] for path in (tmp_path / "artifacts").iterdir()]
+    counts = {kind: made.count(kind) for kind in set(made)}
+    assert counts["chunk"] == counts["embed"] == counts["r-ft"] == 1
+    assert counts["index"] == counts["score"] == counts["lm-ft"] == 2
+    # T_R is fitted on dev for words, too: around 1, the preset's
+    (run,) = (p for p in tmp_path.glob("trial-*/run.json") if '"bm25"' in p.read_text())
+    record = json.loads(run.read_text())["variants"]["lm-ft"]
+    assert record["query_encoder"] == "bm25"
+    assert record["t_r"] in (0.2, 0.5, 1.0, 2.0, 5.0)
+    answer = ask(str(run.parent), "Who is the mayor of Arden?", variant="lm-ft")
+    assert answer["titles"][0] == "Arden"
+    assert run_sweep(sweep)["points"] == results["points"]  # nothing is left to try
 
 
 @pytest.mark.slow

@@ -98,6 +98,7 @@ class Study:
     def __init__(self, study: Any, space: Space, sampler: str, num_trials: int, seed: int) -> None:
         self.study, self.space, self.sampler = study, space, sampler
         self.num_trials, self.seed = num_trials, seed
+        self.asked: dict[int, Any] = {}  # number -> Optuna's trial, since `open`
         self.given_up: list[dict[str, Any]] = []  # what failed since `open`
 
     @classmethod
@@ -144,7 +145,7 @@ class Study:
         if known is None:
             study.set_user_attr("radit", record)
         elif known != record:
-            names = [name for name in record if known.get(name) != record[name]]
+            names = [name for name in {**record, **known} if known.get(name) != record.get(name)]
             raise InputError(
                 f"{storage} holds a study of another {', '.join(names)}; choose another --output "
                 "and --storage, or the settings it was begun with"
@@ -157,7 +158,7 @@ class Study:
         """(number, {field: value}) of the next trial; None when enough are finished or running."""
         import optuna
 
-        taken = self._params("COMPLETE", "RUNNING") + self.given_up
+        taken = self._params("COMPLETE", "PRUNED", "RUNNING") + self.given_up
         if self.sampler == "grid":
             left = [point for point in self._grid() if point not in taken]
             if not left:
@@ -179,11 +180,19 @@ class Study:
                 values[name] = trial.suggest_int(name, field.low, field.high, log=field.log)
             else:
                 values[name] = trial.suggest_float(name, field.low, field.high, log=field.log)
+        self.asked[trial.number] = trial
         return trial.number, values
 
     def tell(self, number: int, values: Sequence[float]) -> None:
         """What the objectives came to, in their order."""
         self.study.tell(number, list(values))
+
+    def settle(self, number: int, note: str) -> None:
+        """The trial ended without values, and for good: it is not tried again. `note` says why."""
+        import optuna
+
+        self.asked[number].set_user_attr("note", note)
+        self.study.tell(number, state=optuna.trial.TrialState.PRUNED)
 
     def fail(self, number: int) -> None:
         """The trial ended without values; it is not tried again before the next `open`."""
@@ -198,6 +207,15 @@ class Study:
     def finished(self) -> list[dict[str, Any]]:
         """{field: value} of the finished trials, in the order they were asked."""
         return self._params("COMPLETE")
+
+    def settled(self) -> list[tuple[dict[str, Any], str]]:
+        """({field: value}, note) of the trials that ended without values."""
+        found = self.study.get_trials(deepcopy=False)
+        return [
+            (dict(trial.params), trial.user_attrs["note"])
+            for trial in found
+            if trial.state.name == "PRUNED"
+        ]
 
     def best(self) -> list[dict[str, Any]]:
         """{field: value} of the best trial, or of all that no other one beats (several
@@ -230,7 +248,7 @@ class Study:
                 self._fail(trial.number)
         if self.sampler == "grid":
             return
-        settled = self._params("COMPLETE", "WAITING")
+        settled = self._params("COMPLETE", "PRUNED", "WAITING")
         for params in self._params("FAIL"):
             if params not in settled and set(params) == set(self.space):
                 self.study.enqueue_trial(params)

@@ -33,7 +33,8 @@ from radit_ray.engines.study import Study
 
 TRIAL_CPUS = 0.1
 TRACKERS = ("mlflow", "wandb")
-Objective = Callable[[dict[str, Any]], dict[str, float]]  # values of a trial -> its metrics
+# values of a trial -> its metrics; with a "note" it may lack objectives, and is not tried again
+Objective = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def trial_resources(resources: Resources) -> Resources:
@@ -160,10 +161,13 @@ class StudySearcher(Searcher):
         """Tells the study what the trial came to."""
         number = self.numbers[trial_id]
         self.running.discard(trial_id)
-        if error or not result or any(name not in result for name in self.objectives):
-            self.study.fail(number)
+        found = result or {}
+        if not error and all(name in found for name in self.objectives):
+            self.study.tell(number, [float(found[name]) for name in self.objectives])
+        elif not error and "note" in found:
+            self.study.settle(number, found["note"])
         else:
-            self.study.tell(number, [float(result[name]) for name in self.objectives])
+            self.study.fail(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
@@ -193,7 +197,9 @@ class Lines(Callback):
         shown = [f"{n} {result[n]:.4g}" for n in self.searcher.objectives if n in result]
         seconds = time.monotonic() - self.started.get(trial.trial_id, time.monotonic())
         failed = f"failed: {result.get('failed', 'its objectives are not among its metrics')}"
-        words = ", ".join(shown) if len(shown) == len(self.searcher.objectives) else failed
+        words = ", ".join(shown)
+        if len(shown) < len(self.searcher.objectives):
+            words = result.get("note", failed)
         self._say(trial, f"{words} ({seconds:.0f} s)")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -146,6 +146,27 @@ def test_a_study_killed_twice_asks_for_the_same_values(tmp_path: Path, sampler: 
     assert opened("killed").best() == opened("whole").best()
 
 
+@pytest.mark.parametrize("objectives", [{"em": "max"}, TWO])
+def test_what_is_settled_without_a_value_is_not_tried_again(
+    tmp_path: Path, objectives: dict[str, str]
+) -> None:
+    space = {"retriever": Choices(("a", "bm25"))}
+    for asked in (["a", "bm25"], []):  # the second start has nothing to do
+        study = Study.open(url(tmp_path), space, objectives)
+        found = []
+        while (trial := study.ask()) is not None:
+            number, values = trial
+            found.append(values["retriever"])
+            if values["retriever"] == "bm25":
+                study.settle(number, "no r-ft")
+            else:
+                study.tell(number, [1.0] * len(objectives))
+        assert found == asked
+        assert study.finished() == study.best() == [{"retriever": "a"}]
+        assert study.settled() == [({"retriever": "bm25"}, "no r-ft")]
+        assert study.given_up == []
+
+
 def test_several_objectives_have_several_best(tmp_path: Path) -> None:
     study = Study.open(url(tmp_path), {"k": Choices(("1", "3", "5"))}, TWO)
     for values in ([0.2, 1.0], [0.5, 3.0], [0.4, 4.0]):  # the last one is beaten in both
