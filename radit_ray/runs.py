@@ -61,6 +61,7 @@ class Run:
         self.recipe, self.folder = recipe, folder
         self.artifacts = artifacts  # their folder, relative to the run's
         self.command = ""  # of the process this run is for, where it is not this one
+        self.history = ""  # where the first cycle's looks at dev are shown, "" = nowhere
         self.evaluated = ""
         self.needed = set(recipe.variants)
         self.prefix = ""
@@ -100,7 +101,9 @@ class Run:
         if self.lexical and kind == "retrieve":
             config = dataclasses.replace(config, corpus_examples=0)  # those are for R-ft
         output = storage.join(self._root(), f"{kind}-{FINGERPRINT}")
-        return function(config, **inputs, output=output, resources=self.recipe.resources)
+        history = "" if self.prefix else self.history
+        resources = dataclasses.replace(self.recipe.resources, history=history)
+        return function(config, **inputs, output=output, resources=resources)
 
     def base(self, ranked: str) -> None:
         """The base retriever's ranked rows: the data of the first cycle."""

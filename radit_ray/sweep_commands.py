@@ -27,6 +27,9 @@ class SweepArgs(RunArgs):
     sampler: str = "grid"  # grid, random, tpe (Optuna)
     num_trials: int = 0  # finished trials of random and tpe
     seed: int = 0  # of the sampler
+    # of a custom sweep: end trials whose dev metric in lm-ft or r-ft is behind the median of other
+    # ones (at least 4): median; or behind three quarters of them: quartile
+    stop_early: str = ""
     storage: str = ""  # SQLAlchemy URL of the study; "" = study.db in --output
     track: str = ""  # mlflow, wandb; TensorBoard's events are always written
     num_parallel: int = 1  # trials at once
@@ -57,6 +60,7 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
         sampler=args.sampler,
         num_trials=args.num_trials,
         seed=args.seed,
+        stop_early=args.stop_early,
         storage=args.storage,
         trackers=_parts(args.track),
         num_parallel=args.num_parallel,

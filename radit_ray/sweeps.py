@@ -30,8 +30,14 @@ from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.answering import METRICS
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.references import model_input, retriever_input
-from radit_ray.engines.study import Choices, Space, Study
-from radit_ray.engines.sweep import check_parallel, check_trackers, run_study, trial_resources
+from radit_ray.engines.study import Choices, Space, Study, check_stopper
+from radit_ray.engines.sweep import (
+    Watch,
+    check_parallel,
+    check_trackers,
+    run_study,
+    trial_resources,
+)
 from radit_ray.models.presets import LEXICAL
 from radit_ray.pipeline import pipeline
 from radit_ray.recipes import Recipe, override
@@ -49,6 +55,9 @@ KINDS = {  # kind -> what its --values are
 FIELDS = {"cycles": "cycles", "lms": "lm", "retrievers": "retriever"}
 DEFAULTS = {"chunks": "0,1,3,5,10,20,50,100", "cycles": "0,1,2,3"}
 SPEED = "s_per_question"  # of a variant: device seconds
+# dev metrics by which a trial is stopped early. R-ft's lie above LM-ft's whatever they are, so that
+# a trial's best look is always one of the training at hand
+WATCHED = {"lm-ft": "-nll", "r-ft": "mrr"}
 UNTUNED = {"lm-ft": "replug", "r-ft": "replug", "radit": "replug"}  # what they are without a cycle
 
 
@@ -65,6 +74,7 @@ class Sweep:
     sampler: str = "grid"
     num_trials: int = 0  # finished trials; a grid tries all
     seed: int = 0
+    stop_early: str = ""  # of `custom`: how trials are found to be behind, see engines.study
     storage: str = ""  # SQLAlchemy URL; "" = SQLite in the output's folder
     trackers: tuple[str, ...] = ()
     num_parallel: int = 1
@@ -92,6 +102,11 @@ class Trial:
     study: str  # digest of what the sweep is; two sweeps never share a trial's folder
     folder: str  # where relative paths of the recipe start
     command: str  # of the process that started the sweep
+    watched: bool = False  # the first seed's and cycle's trainings show their looks at dev
+
+    def history(self, values: Mapping[str, Any]) -> str:
+        """Where the trial with these values shows its looks at dev."""
+        return storage.join(self.output, trial_name(self.study, values), "history")
 
     def __call__(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the pipeline with `values`, writes trial.json, and returns `variant.metric` of its
@@ -104,6 +119,7 @@ class Trial:
         runs, found = [], []
         for one, run in seeded(recipe, folder, artifacts="../artifacts"):
             run.command = self.command
+            run.history = self.history(values) if self.watched and not runs else ""
             found.append(pipeline(one, run))
             runs.append(run)
         results = merge_seeds(runs, found) if len(runs) > 1 else found[0]
@@ -184,6 +200,7 @@ def check_sweep(sweep: Sweep) -> None:
             raise InputError(f"a {sweep.kind} sweep needs one of the variants {', '.join(ROLES)}")
     check_trackers(sweep.trackers)
     space = sweep.whole_space()
+    _check_stopping(sweep)
     for name in CURVES.get(sweep.kind, ()):
         if name in space:
             raise InputError(
@@ -202,6 +219,16 @@ def check_sweep(sweep: Sweep) -> None:
                 f"objective {name!r}, expected VARIANT.METRIC such as radit.em with a variant of "
                 f"{', '.join(variants)} and a metric of {', '.join(metrics)}"
             )
+
+
+def _check_stopping(sweep: Sweep) -> None:
+    check_stopper(sweep.stop_early, sweep.objectives)
+    if sweep.stop_early and sweep.kind != "custom":
+        raise InputError(
+            f"--stop-early in a {sweep.kind} sweep, whose every point is wanted; it is for custom"
+        )
+    if sweep.stop_early and not sweep.recipe.cycles and "cycles" not in sweep.space:
+        raise InputError("--stop-early with cycles=0: there is no training to stop")
 
 
 def run_sweep(sweep: Sweep) -> dict[str, Any]:
@@ -223,6 +250,7 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
             sampler=sweep.sampler,
             num_trials=sweep.num_trials,
             seed=sweep.seed,
+            stop_early=sweep.stop_early,
             about=about,
         )
         trial = Trial(
@@ -232,12 +260,14 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
             study=_digest(about),
             folder=os.getcwd(),
             command=environment()["command"],
+            watched=bool(sweep.stop_early),
         )
         run_study(
             study,
             trial,
             list(sweep.objectives),
             output=sweep.output,
+            watch=Watch(folder=trial.history, metrics=WATCHED) if sweep.stop_early else None,
             trackers=sweep.trackers,
             num_parallel=sweep.num_parallel,
         )
@@ -290,14 +320,15 @@ def _alone(output: str) -> Iterator[None]:
 
 def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
     """Every finished trial's points, in the order of the values."""
-    finished = study.finished() + [values for values, _ in study.settled()]
-    if not finished:
+    found: dict[str, dict[str, Any]] = {}
+    for values, note in [*((values, "") for values in study.finished()), *study.settled()]:
+        file = storage.join(sweep.output, trial_name(digest, values), "trial.json")
+        stopped = note and not storage.exists(file)
+        made = _stopped(values, note) if stopped else storage.read_json(file)
+        found.setdefault(json.dumps(values, sort_keys=True), made)
+    if not found:
         raise InputError("no trial came to an end; the lines above say why")
-    order = {json.dumps(values, sort_keys=True): values for values in finished}
-    records = [
-        storage.read_json(storage.join(sweep.output, trial_name(digest, values), "trial.json"))
-        for values in order.values()
-    ]
+    records = list(found.values())
     if sweep.sampler == "grid":  # whatever was tried first, after a kill or not
         places = {
             name: {value: number for number, value in enumerate(field.values)}
@@ -322,6 +353,12 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
     for values in study.given_up:
         print(f"radit: a trial failed and has no point: {values}", file=sys.stderr)
     return results
+
+
+def _stopped(values: Mapping[str, Any], note: str) -> dict[str, Any]:
+    """What is kept of a trial that was stopped: its values, and a point without numbers."""
+    point = {"values": dict(values), "num_questions": 0, "variants": {}, "contrasts": {}}
+    return {"values": dict(values), "points": [{**point, "note": note}], "metrics": {}}
 
 
 def _flat(point: Mapping[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ SETTINGS = {
 }
 
 
+CUSTOM = {"kind": "custom", "values": (), "space": {"r_ft.lr": Choices(("1e-3", "1e-4"))}}
+
+
 @pytest.fixture(scope="module")
 def recipe(tiny_models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     world = tiny_world(tmp_path_factory.mktemp("world"))
@@ -85,6 +89,16 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ({"space": {"k_infer": Choices(("1",))}}, "a chunks sweep changes it itself"),
         ({"kind": "snapshot", "values": ("/nowhere",)}, "/nowhere"),
         ({"trackers": ("tensorbord",)}, "unknown tracker"),
+        ({"stop_early": "median"}, "in a chunks sweep, whose every point is wanted"),
+        (
+            {
+                **CUSTOM,
+                "stop_early": "median",
+                "objectives": {"radit.em": "max", "radit.nll": "min"},
+            },
+            "with 2 objectives",
+        ),
+        ({**CUSTOM, "stop_early": "hyperband"}, "unknown stop_early 'hyperband'"),
         ({"space": {"retriever": Choices(("bm52",))}}, r"neither a folder nor a preset.*bm25"),
     ],
 )
@@ -184,6 +198,46 @@ def test_bm25_is_a_reference_beside_dense_retrievers(
     answer = ask(str(run.parent), "Who is the mayor of Arden?", variant="lm-ft")
     assert answer["titles"][0] == "Arden"
     assert run_sweep(sweep)["points"] == results["points"]  # nothing is left to try
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_trial_that_is_behind_is_stopped_and_stays_stopped(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path
+) -> None:
+    rates = ("1e-2", "8e-3", "6e-3", "4e-3", "1e-9")  # the last one leaves the LM as it was
+    sweep = sweep_of(
+        override(recipe, {"lm_ft.steps": 60, "variants": "replug,lm-ft", "contrasts": ""}),
+        str(tmp_path),
+        kind="custom",
+        values=(),
+        space={"lm_ft.lr": Choices(rates)},
+        objectives={"lm-ft.nll": "min"},
+        stop_early="median",
+    )
+    results = run_sweep(sweep)
+    assert [point["values"]["lm_ft.lr"] for point in results["points"]] == list(rates)
+    *done, stopped = results["points"]
+    assert all(point["variants"] and "note" not in point for point in done)
+    assert stopped["variants"] == {}
+    assert re.fullmatch(r"stopped early at step \d+ of lm-ft", stopped["note"])
+    assert stopped["note"] in render(results)
+    assert results["failed"] == []
+    (folder,) = (p.parent for p in tmp_path.glob("trial-*/history") if not done_in(p.parent))
+    shown = json.loads((folder / "history" / "lm-ft.json").read_text())
+    assert shown[0]["step"] == 0
+    assert not (folder / "lm-ft").exists()  # a stage is linked when it is finished
+    made = {p.parent.name for p in tmp_path.glob("artifacts/lm-ft-*/manifest.json")}
+    unfinished = {p.name for p in tmp_path.glob("artifacts/lm-ft-*")} - made
+    assert len(made) >= 4
+    assert all((tmp_path / "artifacts" / n / "identity.json").exists() for n in unfinished)
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("trial-*/**/*") if p.is_file()}
+    assert run_sweep(sweep)["points"] == results["points"]
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps  # no trial ran again
+
+
+def done_in(trial: Path) -> bool:
+    return (trial / "trial.json").exists()
 
 
 @pytest.mark.slow

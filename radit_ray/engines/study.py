@@ -19,6 +19,9 @@ from radit_ray.core.errors import InputError, nearest
 
 SAMPLERS = ("grid", "random", "tpe")
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
+# share of earlier trials, in percent, of which one may be behind before it is stopped
+STOPPERS = {"median": 50.0, "quartile": 75.0}
+COMPARED = 4  # earlier trials that must have come as far, or none is stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Study:
         self.study, self.space, self.sampler = study, space, sampler
         self.num_trials, self.seed = num_trials, seed
         self.asked: dict[int, Any] = {}  # number -> Optuna's trial, since `open`
+        self.looked: set[tuple[int, int]] = set()  # (number, step) of intermediate values
         self.given_up: list[dict[str, Any]] = []  # what failed since `open`
 
     @classmethod
@@ -111,17 +115,19 @@ class Study:
         sampler: str = "grid",
         num_trials: int = 0,
         seed: int = 0,
+        stop_early: str = "",
         about: Mapping[str, Any] | None = None,
     ) -> Study:
         """Makes the study in `storage` (an SQLAlchemy URL), or continues it.
 
         objectives: {metric: "max" or "min"}. num_trials: finished trials wanted; a grid tries all.
-        about: whatever else decides the numbers, in JSON. InputError where the storage holds
-        another study, or the settings contradict each other.
+        stop_early: one of STOPPERS, "" = none. about: whatever else decides the numbers, in JSON.
+        InputError where the storage holds another study, or the settings contradict each other.
         """
         import optuna
 
         _check(space, objectives, sampler, num_trials)
+        check_stopper(stop_early, objectives)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         study = optuna.create_study(
@@ -129,6 +135,11 @@ class Study:
             storage=storage,
             directions=[DIRECTIONS[direction] for direction in objectives.values()],
             load_if_exists=True,
+            pruner=optuna.pruners.PercentilePruner(
+                STOPPERS[stop_early], n_startup_trials=COMPARED, n_min_trials=COMPARED
+            )
+            if stop_early
+            else optuna.pruners.NopPruner(),
         )
         record = json.loads(
             json.dumps(
@@ -137,6 +148,7 @@ class Study:
                     "objectives": objectives,
                     "sampler": sampler,
                     "seed": seed,
+                    **({"stop_early": stop_early} if stop_early else {}),
                     **(about or {}),
                 }
             )
@@ -186,6 +198,15 @@ class Study:
     def tell(self, number: int, values: Sequence[float]) -> None:
         """What the objectives came to, in their order."""
         self.study.tell(number, list(values))
+
+    def look(self, number: int, step: int, value: float) -> bool:
+        """Records an intermediate value, larger is better; whether the trial is to be stopped."""
+        trial = self.asked[number]
+        if (number, step) not in self.looked:  # a trial that was lost and begun again says it twice
+            self.looked.add((number, step))
+            up = self.study.direction.name == "MAXIMIZE"
+            trial.report(value if up else -value, step)
+        return bool(trial.should_prune())
 
     def settle(self, number: int, note: str) -> None:
         """The trial ended without values, and for good: it is not tried again. `note` says why."""
@@ -253,6 +274,17 @@ class Study:
             if params not in settled and set(params) == set(self.space):
                 self.study.enqueue_trial(params)
                 settled.append(params)
+
+
+def check_stopper(name: str, objectives: Mapping[str, str]) -> None:
+    """InputError on an unknown way of stopping early, or several objectives."""
+    if name and name not in STOPPERS:
+        raise InputError(f"unknown stop_early {name!r}{nearest(name, STOPPERS)}")
+    if name and len(objectives) > 1:
+        raise InputError(
+            f"stop_early={name} with {len(objectives)} objectives: a trial is behind by one "
+            "measure only (Optuna stops none of a study with several); give one --objective"
+        )
 
 
 def _check(space: Space, objectives: Mapping[str, str], sampler: str, num_trials: int) -> None:

@@ -4,10 +4,15 @@ placement group, a refused trial leaves the others alone, and a second start tri
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ray.cloudpickle import register_pickle_by_value
 from tiny import documents, write_jsonl
@@ -18,6 +23,7 @@ from radit_ray.engines.shards import num_workers
 from radit_ray.engines.study import Choices, Study
 from radit_ray.engines.sweep import (
     Careful,
+    Watch,
     check_parallel,
     check_trackers,
     run_study,
@@ -57,6 +63,46 @@ def test_trials_run_stages_and_a_refused_one_leaves_the_others(
         assert (tmp_path / "calls").read_text().split() == calls
         assert "max_words=-1): failed: max_words" in capfd.readouterr().err
     assert list((tmp_path / "out" / "tune").rglob("events.out.tfevents*"))  # TensorBoard
+
+
+def shown(values: dict[str, Any]) -> dict[str, float]:
+    """A trial that shows its looks at dev and, where it is bad, would go on for ever."""
+    folder = Path(values["folder"])
+    with (folder / "calls").open("a") as file:
+        file.write(f"{values['nll']} {os.getpid()}\n")
+    nll = float(values["nll"])
+    looks = [{"step": step, "dev": {"nll": nll}} for step in (0, 10)]
+    history = folder / values["nll"]
+    history.mkdir(exist_ok=True)
+    (history / "lm-ft.json").write_text(json.dumps(looks))
+    time.sleep(3600 if nll > 8 else 0)
+    return {"em": -nll}
+
+
+def history_of(values: Mapping[str, Any]) -> str:
+    return f"{values['folder']}/{values['nll']}"
+
+
+@pytest.mark.ray
+def test_a_trial_behind_is_ended_with_all_it_started(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    register_pickle_by_value(sys.modules[__name__])
+    values = ("1", "2", "3", "4", "9", "5")
+    space = {"folder": Choices((str(tmp_path),)), "nll": Choices(values)}
+    watch = Watch(folder=history_of, metrics={"lm-ft": "-nll", "r-ft": "mrr"})
+    for _ in range(2):  # the second start has nothing to do
+        url = f"sqlite:///{tmp_path}/study.db"
+        study = Study.open(url, space, {"em": "max"}, stop_early="median")
+        run_study(study, shown, ["em"], output=str(tmp_path / "out"), watch=watch)
+        assert [found["nll"] for found in study.finished()] == ["1", "2", "3", "4", "5"]
+        ((stopped, note),) = study.settled()
+        assert (stopped["nll"], note) == ("9", "stopped early at step 10 of lm-ft")
+        calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
+        assert [nll for nll, _ in calls] == list(values)
+    assert "nll=9): stopped early at step 10 of lm-ft (" in capfd.readouterr().err
+    (process,) = (int(pid) for nll, pid in calls if nll == "9")
+    assert not psutil.pid_exists(process) or psutil.Process(process).status() == "zombie"
 
 
 @pytest.mark.ray
