@@ -31,13 +31,8 @@ from radit_ray.engines.answering import METRICS
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.references import model_input, retriever_input
 from radit_ray.engines.study import Choices, Space, Study, check_stopper
-from radit_ray.engines.sweep import (
-    Watch,
-    check_parallel,
-    check_trackers,
-    run_study,
-    trial_resources,
-)
+from radit_ray.engines.sweep import Watch, check_parallel, run_study, trial_resources
+from radit_ray.engines.tracking import check_trackers
 from radit_ray.models.presets import LEXICAL
 from radit_ray.pipeline import pipeline
 from radit_ray.recipes import Recipe, override

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import InputError, nearest, redacted
 
 SAMPLERS = ("grid", "random", "tpe")
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
@@ -125,22 +125,32 @@ class Study:
         InputError where the storage holds another study, or the settings contradict each other.
         """
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
 
         _check(space, objectives, sampler, num_trials)
         check_stopper(stop_early, objectives)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        study = optuna.create_study(
-            study_name="radit",
-            storage=storage,
-            directions=[DIRECTIONS[direction] for direction in objectives.values()],
-            load_if_exists=True,
-            pruner=optuna.pruners.PercentilePruner(
+        pruner: Any = optuna.pruners.NopPruner()
+        if stop_early:
+            pruner = optuna.pruners.PercentilePruner(
                 STOPPERS[stop_early], n_startup_trials=COMPARED, n_min_trials=COMPARED
             )
-            if stop_early
-            else optuna.pruners.NopPruner(),
-        )
+        try:
+            study = optuna.create_study(
+                study_name="radit",
+                storage=storage,
+                directions=[DIRECTIONS[direction] for direction in objectives.values()],
+                load_if_exists=True,
+                pruner=pruner,
+            )
+        except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise InputError(
+                f"--storage {redacted(storage)} cannot be used ({redacted(reason)}); expected an "
+                "SQLAlchemy URL such as sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME of "
+                "a database that answers, and its driver installed"
+            ) from None
         record = json.loads(
             json.dumps(
                 {
@@ -159,8 +169,8 @@ class Study:
         elif known != record:
             names = [name for name in {**record, **known} if known.get(name) != record.get(name)]
             raise InputError(
-                f"{storage} holds a study of another {', '.join(names)}; choose another --output "
-                "and --storage, or the settings it was begun with"
+                f"{redacted(storage)} holds a study of another {', '.join(names)}; choose another "
+                "--output and --storage, or the settings it was begun with"
             )
         made = cls(study, space, sampler, num_trials, seed)
         made._take_up()

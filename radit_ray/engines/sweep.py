@@ -26,16 +26,16 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.engines.connect import quiet
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.study import Study
+from radit_ray.engines.tracking import tracking
 
 TRIAL_CPUS = 0.1
 STRIDE = 1_000_000  # more than the steps of a training; a study counts through all of a trial's
 LOOK_S = 1.0  # between two looks at what a trial's trainings have shown
-TRACKERS = ("mlflow", "wandb")
 # values of a trial -> its metrics; with a "note" it may lack objectives, and is not tried again
 Objective = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -296,98 +296,3 @@ class Lines(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-class Careful(Callback):
-    """Passes trials on to a tracker; one that fails costs a warning and is asked no more. MLflow
-    knows no "@" in the name of a metric.
-    """
-
-    def __init__(self, name: str, inner: Any) -> None:
-        self.name, self.inner = name, inner
-
-    def setup(self, *args: Any, **kwargs: Any) -> None:
-        """The tracker's own start."""
-        self._pass("setup", *args, **kwargs)
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A run of the tracker begins."""
-        self._pass("on_trial_start", iteration, trials, trial, **info)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """The metrics."""
-        named = {name.replace("@", "_at_"): value for name, value in result.items()}
-        self._pass("on_trial_result", iteration, trials, trial, named, **info)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its end."""
-        self._pass("on_trial_complete", iteration, trials, trial, **info)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its end, where the trial failed."""
-        self._pass("on_trial_error", iteration, trials, trial, **info)
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """The tracker's own end."""
-        self._pass("on_experiment_end", trials, **info)
-
-    def _pass(self, method: str, *args: Any, **kwargs: Any) -> None:
-        if self.inner is None:
-            return
-        try:
-            getattr(self.inner, method)(*args, **kwargs)
-        except Exception as error:
-            print(f"radit: {_no_tracker(self.name, error)}", file=sys.stderr)
-            self.inner = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-def _no_tracker(name: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"no {name}: {reason}; the sweep goes on without it"
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """InputError on an unknown tracker."""
-    for name in names:
-        if name not in TRACKERS:
-            raise InputError(f"unknown tracker {name!r}{nearest(name, TRACKERS)}")
-
-
-def tracking(names: Sequence[str], *, output: str, name: str) -> list[Any]:
-    """Ray's own callbacks for MLflow and Weights & Biases; one that cannot be had costs a warning.
-
-    They see the values and the metrics of a trial, no environment. MLflow writes to
-    $MLFLOW_TRACKING_URI, else to `<output>/mlflow.db`; W&B to `<output>`, offline with
-    WANDB_MODE=offline.
-    """
-    check_trackers(names)
-    found: list[Any] = []
-    for tracker in names:
-        try:
-            found.append(Careful(tracker, _tracker(tracker, output=output, name=name)))
-        except Exception as error:
-            print(f"radit: {_no_tracker(tracker, error)}", file=sys.stderr)
-    return found
-
-
-def _tracker(tracker: str, *, output: str, name: str) -> Any:
-    if tracker == "mlflow":
-        from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (
-            f"sqlite:///{storage.local(storage.absolute(output))}/mlflow.db"
-        )
-        import mlflow
-
-        mlflow.set_tracking_uri(uri)
-        mlflow.search_experiments(max_results=1)  # says now whether it can be reached
-        return MLflowLoggerCallback(tracking_uri=uri, experiment_name="radit")
-    import wandb  # noqa: F401 - the callback would only fail in its first trial
-    from ray.air.integrations.wandb import WandbLoggerCallback
-
-    return WandbLoggerCallback(project="radit", group=name, dir=storage.local(output))

@@ -22,12 +22,9 @@ from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import num_workers
 from radit_ray.engines.study import Choices, Study
 from radit_ray.engines.sweep import (
-    Careful,
     Watch,
     check_parallel,
-    check_trackers,
     run_study,
-    tracking,
     trial_resources,
 )
 from radit_ray.stages.chunk import ChunkConfig, chunk
@@ -115,30 +112,3 @@ def test_trials_that_would_starve_each_other_are_refused(ray_cluster: None) -> N
     assert num_workers(inside, 10) == 2  # 2 x 0.9 and the trial's 0.1
     whole = trial_resources(Resources(cpus_per_worker=2))
     assert num_workers(whole, 10) == 1  # 1.9 and 0.1
-
-
-def test_a_tracker_that_fails_costs_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    class Broken:
-        calls = 0
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any) -> None:
-            Broken.calls += 1
-            assert result == {"radit.recall_at_1": 0.5}
-            raise OSError("no route to host\nmore")
-
-    tracker = Careful("mlflow", Broken())
-    for _ in range(2):
-        tracker.on_trial_result(0, [], None, {"radit.recall@1": 0.5})
-    assert Broken.calls == 1
-    shown = capsys.readouterr().err
-    assert shown == "radit: no mlflow: no route to host; the sweep goes on without it\n"
-
-
-def test_a_tracker_that_cannot_be_had_is_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(InputError, match=r"unknown tracker 'mlfow'.*mlflow"):
-        check_trackers(["mlfow"])
-    monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed
-    assert tracking(["mlflow"], output=str(tmp_path), name="x") == []
-    assert "radit: no mlflow: " in capsys.readouterr().err
