@@ -101,8 +101,9 @@ class Run:
         if self.lexical and kind == "retrieve":
             config = dataclasses.replace(config, corpus_examples=0)  # those are for R-ft
         output = storage.join(self._root(), f"{kind}-{FINGERPRINT}")
-        history = "" if self.prefix else self.history
-        resources = dataclasses.replace(self.recipe.resources, history=history)
+        resources = self.recipe.resources
+        if self.history and not self.prefix:
+            resources = dataclasses.replace(resources, history=self.history)
         return function(config, **inputs, output=output, resources=resources)
 
     def base(self, ranked: str) -> None:

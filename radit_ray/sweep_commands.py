@@ -38,6 +38,7 @@ class SweepArgs(RunArgs):
 def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     """Runs or continues a sweep, prints its tables and writes `<output>/sweep.md`."""
     from radit_ray import commands
+    from radit_ray.demo_world import dated_corpora
     from radit_ray.engines.connect import connect
     from radit_ray.engines.study import read_space
     from radit_ray.recipes import override, recipe_named
@@ -50,11 +51,15 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
         # values are chosen by these numbers: on dev, never on the questions that are reported
         changes = {"evaluate.split": "dev", **changes}
     recipe = override(recipe, changes)
+    whole = commands.prepared(recipe, args.output)
+    values = _parts(args.values or DEFAULTS.get(kind, ""))
+    if kind == "snapshot" and recipe.name == "demo" and not recipe.corpus:
+        values = dated_corpora(recipe.world, args.output, values)
     made = Sweep(
         kind=kind,
-        recipe=commands.prepared(recipe, args.output),
+        recipe=whole,
         output=args.output,
-        values=_named(kind, recipe, _parts(args.values or DEFAULTS.get(kind, ""))),
+        values=_named(kind, recipe, values),
         space=read_space(args.space),
         objectives=_objectives(args.objective),
         sampler=args.sampler,

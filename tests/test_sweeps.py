@@ -5,6 +5,7 @@ once; a sweep killed twice ends with the table of one that was not.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -16,12 +17,14 @@ from tiny import tiny_world
 
 from radit_ray.core.errors import InputError
 from radit_ray.curves import Curve
+from radit_ray.data.world import WorldConfig
+from radit_ray.demo_world import dated_corpora
 from radit_ray.engines.asking import ask
-from radit_ray.engines.study import Choices
+from radit_ray.engines.study import Choices, Range
 from radit_ray.recipes import Recipe, override, own
 from radit_ray.report.sweeps import page, render
 from radit_ray.runs import check_recipe
-from radit_ray.sweeps import Sweep, check_sweep, run_sweep
+from radit_ray.sweeps import Sweep, check_sweep, in_order, run_sweep
 
 SETTINGS = {
     "k_infer": 2,
@@ -71,7 +74,7 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
     [
         ({"kind": "chunk"}, r"unknown sweep 'chunk'.*chunks"),
         ({"values": ()}, "a chunks sweep needs --values: numbers of chunks"),
-        ({"values": ("1", "1")}, "all different"),
+        ({"values": ("1", "1")}, "holds a value twice"),
         ({"values": ("1", "x")}, "value 'x' of a chunks sweep, expected a whole number"),
         ({"kind": "corpus", "values": ("0",)}, "value '0' of a corpus sweep"),
         ({"kind": "custom"}, "a custom sweep takes --space"),
@@ -89,6 +92,25 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ({"space": {"k_infer": Choices(("1",))}}, "a chunks sweep changes it itself"),
         ({"kind": "snapshot", "values": ("/nowhere",)}, "/nowhere"),
         ({"trackers": ("tensorbord",)}, "unknown tracker"),
+        ({"kind": "cycles", "values": ("1", "1")}, "holds a value twice"),
+        ({"kind": "cycles", "values": ("x",)}, "cycles='x', expected a value of type int"),
+        ({"kind": "cycles", "values": ("-1",)}, "cycles=-1, expected 0 or more"),
+        (  # each value is right by itself, one combination is not
+            {
+                "kind": "retrievers",
+                "values": ("bm25",),
+                "space": {"cycles": Choices(("1", "2"))},
+            },
+            "cycles=2 with retriever bm25",
+        ),
+        (
+            {**CUSTOM, "space": {"lm_ft.k_train": Range(1, 9)}, "sampler": "tpe"},
+            "lm_ft.k_train=9 must not exceed retrieve.k=3",
+        ),
+        (
+            {**CUSTOM, "space": {"lm_ft.steps": Range(1.5, 3.0)}},
+            "lm_ft.steps=1.5, expected a value",
+        ),
         ({"stop_early": "median"}, "in a chunks sweep, whose every point is wanted"),
         (
             {
@@ -129,6 +151,56 @@ def test_what_bm25_cannot_do_is_one_line(
 def test_a_sweep_without_questions_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a sweep measures answers; give --examples"):
         check_sweep(sweep_of(dataclasses.replace(recipe, examples=""), str(tmp_path)))
+
+
+def test_combinations_that_fit_each_other_are_accepted(recipe: Recipe, tmp_path: Path) -> None:
+    """More chunks in training than the recipe ranks, since more are ranked where that is so."""
+    space = {"lm_ft.k_train": Choices(("1", "5")), "retrieve.k": Choices(("5", "8"))}
+    check_sweep(sweep_of(recipe, str(tmp_path), **{**CUSTOM, "space": space}))
+
+
+def test_trials_are_listed_by_their_values_whatever_was_tried_first() -> None:
+    space = {"x": Choices(("b", "a")), "lr": Range(1e-5, 1e-3, log=True), "k": Range(1, 20)}
+    listed = [("b", 1e-5, 3), ("b", 1e-5, 12), ("b", 2e-4, 1), ("a", 9e-6, 2), ("a", 1e-3, 2)]
+    records = [{"values": dict(zip(space, values, strict=True))} for values in listed]
+    for tried in itertools.permutations(records):
+        assert in_order(tried, space) == records
+    assert in_order([{"values": {}}], {}) == [{"values": {}}]
+
+
+def test_the_demo_sweeps_over_the_dates_of_its_world(tmp_path: Path) -> None:
+    config = WorldConfig(num_known=4, num_train=6, num_dev=2, num_eval=6, num_distractors=2)
+    both = dated_corpora(config, str(tmp_path), ())
+    texts = [Path(corpus).read_text() for corpus in both]
+    assert texts[0] != texts[1]
+    assert [date in text for text in texts for date in config.snapshot_dates] == [
+        *(True, False),
+        *(False, True),
+    ]
+    assert dated_corpora(config, str(tmp_path), ("2", "own.jsonl")) == (both[1], "own.jsonl")
+    with pytest.raises(InputError, match="snapshot=3; expected 1 or 2"):
+        dated_corpora(config, str(tmp_path), ("3",))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("corpus", ("10", "41"), "value '41' of a corpus sweep: the corpus has 40 documents"),
+        ("chunks", ("1", "50"), "value '50' of a chunks sweep: the corpus has 40 chunks"),
+    ],
+)
+def test_more_than_the_corpus_has_is_refused_before_anything_is_tuned(
+    kind: str,
+    values: tuple[str, ...],
+    message: str,
+    recipe: Recipe,
+    ray_cluster: None,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_sweep(sweep_of(recipe, str(tmp_path), kind=kind, values=values))
+    assert [path.name[:6] for path in (tmp_path / "artifacts").iterdir()] == ["chunk-"]
 
 
 def test_unknown_curves() -> None:

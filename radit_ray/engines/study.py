@@ -312,6 +312,11 @@ def _check(space: Space, objectives: Mapping[str, str], sampler: str, num_trials
                 f"a grid needs the values of {ranges[0]!r} one by one; give field=a,b,c, or "
                 "--sampler tpe or random"
             )
+        if num_trials:
+            raise InputError(
+                f"num_trials={num_trials} with --sampler grid, which tries every point; leave it "
+                "out, or give --sampler random or tpe"
+            )
     elif not space:
         raise InputError("the space is empty; give --space field=value,value,...")
     elif num_trials < 1:

@@ -214,6 +214,7 @@ def test_contradictions_and_another_study_are_one_line(tmp_path: Path) -> None:
         (SPACE, {}, "a grid needs the values of 'lm_ft.lr' one by one"),
         (SPACE, {"sampler": "tpe"}, "num_trials=0"),
         ({}, {"sampler": "tpe", "num_trials": 3}, "the space is empty"),
+        (grid, {"num_trials": 3}, "num_trials=3 with --sampler grid, which tries every point"),
         (grid, {"sampler": "gird"}, "unknown sampler 'gird'.*grid"),
     ):
         with pytest.raises(InputError, match=message):

@@ -20,7 +20,7 @@ from tiny import documents, write_jsonl
 from radit_ray.core.errors import InputError
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import num_workers
-from radit_ray.engines.study import Choices, Study
+from radit_ray.engines.study import Choices, Range, Study
 from radit_ray.engines.sweep import (
     Watch,
     check_parallel,
@@ -100,6 +100,28 @@ def test_a_trial_behind_is_ended_with_all_it_started(
     assert "nll=9): stopped early at step 10 of lm-ft (" in capfd.readouterr().err
     (process,) = (int(pid) for nll, pid in calls if nll == "9")
     assert not psutil.pid_exists(process) or psutil.Process(process).status() == "zombie"
+
+
+def nothing(values: dict[str, Any]) -> dict[str, float]:
+    return {"em": float(values["x"])} | {f"metric-{n}": 0.5 for n in range(100)}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_driver_does_not_grow_with_trials(ray_cluster: None, tmp_path: Path) -> None:
+    """Whatever a trial leaves in the driver (Tune's record of it, Optuna's) is far below a model:
+    the limit is half a megabyte a trial.
+    """
+    register_pickle_by_value(sys.modules[__name__])
+    space = {"x": Range(0.0, 1.0)}
+    sizes = []
+    for count in (10, 50):
+        url = f"sqlite:///{tmp_path}/study.db"
+        study = Study.open(url, space, {"em": "max"}, sampler="random", num_trials=count)
+        run_study(study, nothing, ["em"], output=str(tmp_path / "out"))
+        assert len(study.finished()) == count
+        sizes.append(psutil.Process().memory_info().rss)
+    assert sizes[1] - sizes[0] < 40 * 2**19, sizes
 
 
 @pytest.mark.ray

@@ -5,6 +5,7 @@ that cannot be had or reached costs one line and not the sweep.
 from __future__ import annotations
 
 import sqlite3
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def test_values_and_metrics_arrive_and_no_secret_is_written(
     register_pickle_by_value(sys.modules[__name__])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for name in ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
+    for name in ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "SOMETHING_ELSE"):
         monkeypatch.setenv(name, SECRET)
     url = f"sqlite:///{tmp_path}/study.db"
     study = Study.open(url, {"lr": Choices(VALUES)}, {"radit.em": "max"})
@@ -152,20 +153,36 @@ def _mlflow_runs(output: Path) -> list[tuple[str, float, float]]:
     return found
 
 
+def _log_records(data: bytes) -> list[bytes]:
+    """The records of a log in LevelDB's format behind a header of 7 bytes: blocks of 32 KiB, in
+    them pieces with checksum, length and kind (1 whole, 2 first, 3 middle, 4 last).
+    """
+    found, place, part = [], 7, b""
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        part += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            found.append(part)
+            part = b""
+    return found
+
+
 def _wandb_files(output: Path) -> list[tuple[str, float, float]]:
-    """The same of W&B's offline runs, read with its own reader."""
+    """The same of W&B's offline runs."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     found = []
     for file in sorted((output / "wandb").glob("offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(file))
         values: dict[str, str] = {}
-        while (data := store.scan_data()) is not None:
+        for data in _log_records(file.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
-            items = [*record.run.config.update, *record.history.item]
+            items = [*record.run.config.update, *record.config.update, *record.history.item]
             values |= {item.key or ".".join(item.nested_key): item.value_json for item in items}
         assert not [name for name in values if "host" in name or "pid" in name or "args" in name]
         found.append(
