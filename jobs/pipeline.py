@@ -27,7 +27,8 @@ def pipeline(recipe: Recipe, run: Run) -> dict[str, Any]:
     # The corpus side, once: only the query encoder is ever tuned, so no vector changes later
     # (section 2.3).
     chunks = run.stage(chunk, recipe.chunk, corpus=recipe.corpus)
-    embeddings = run.stage(embed, recipe.embed, chunks=chunks)
+    # (BM25, a reference of ours, searches the words themselves.)
+    embeddings = chunks if run.lexical else run.stage(embed, recipe.embed, chunks=chunks)
     run.index = run.stage(index, recipe.index, embeddings=embeddings)
     # Parallel retrieval with the base retriever, for training and evaluation (section 2.1).
     ranked = run.stage(retrieve, recipe.retrieve, examples=recipe.examples, index=run.index)
@@ -43,6 +44,8 @@ def pipeline(recipe: Recipe, run: Run) -> dict[str, Any]:
         # R-ft: which chunks did the LM prefer? (section 2.3, Eq. 4 and 5). Supervised by the pair
         # that made the data.
         scored = run.stage(score, cycle.score(), ranked=cycle.ranked)
+        if run.lexical:
+            continue  # T_R is fitted; words have no weights to tune
         cycle.retriever = run.stage(r_ft, cycle.r_ft(), scored=scored, embeddings=embeddings)
         # What the tuned query encoder finds: for evaluation, and for the data of the next cycle.
         if recipe.examples or cycle.more:

@@ -82,7 +82,9 @@ def views(run: Run, curve: Curve) -> list[View]:
         found = []
         for corpus in curve.values:
             chunks = run.artifact(chunk, run.recipe.chunk, corpus=corpus).path
-            embeddings = run.artifact(embed, run.recipe.embed, chunks=chunks).path
+            embeddings = chunks
+            if not run.lexical:
+                embeddings = run.artifact(embed, run.recipe.embed, chunks=chunks).path
             indexed = run.artifact(index, run.recipe.index, embeddings=embeddings).path
             base, tuned = _ranked(run, indexed, k=k)
             found.append(View(values={"corpus": corpus}, base=base, tuned=tuned, k=k))
@@ -109,7 +111,8 @@ def _ranked(run: Run, indexed: str, **changes: Any) -> tuple[str, str]:
     """Ranked rows of the evaluated split by the base and by the tuned query encoder ("" without
     one), searched as `changes` say.
     """
-    configs = [run.recipe.retrieve, *([run.done[-1].retrieve()] if run.done else [])]
+    tuned = bool(run.done and run.done[-1].retriever)
+    configs = [run.recipe.retrieve, *([run.done[-1].retrieve()] if tuned else [])]
     made = [
         run.artifact(
             retrieve,

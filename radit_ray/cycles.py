@@ -45,7 +45,11 @@ class Cycle:
         if self.last and self.last.lm and not recipe.score.lm:
             lm = f"{self.last.lm}/model"
         return dataclasses.replace(
-            recipe.score, lm=lm, eos_token=recipe.score.eos_token or recipe.lm_ft.eos_token
+            recipe.score,
+            lm=lm,
+            eos_token=recipe.score.eos_token or recipe.lm_ft.eos_token,
+            # without R-ft the scores only fit T_R, on dev
+            num_examples=1 if self.run.lexical else recipe.score.num_examples,
         )
 
     def r_ft(self) -> RFtConfig:

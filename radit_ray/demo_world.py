@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,19 @@ def demo_inputs(recipe: Recipe, output: str) -> Recipe:
     splits = [split for split in ("train", "dev", "eval") if paths[split].stat().st_size]
     examples = ",".join(f"{split}={paths[split]}" for split in splits)
     return dataclasses.replace(recipe, corpus=str(paths["corpus"]), examples=examples)
+
+
+def dated_corpora(config: WorldConfig, output: str, values: Sequence[str]) -> tuple[str, ...]:
+    """Corpora to sweep over: "1" and "2", both where nothing is given, are the world's two dates;
+    what is no number is a corpus by its path.
+    """
+    found = []
+    for value in values or ("1", "2"):
+        if value.isdigit():
+            place = os.path.join(output, "world", f"snapshot-{value}")
+            value = str(write_world(config, place, snapshot=int(value))["corpus"])
+        found.append(value)
+    return tuple(found)
 
 
 def _world_lm_record(lm: str) -> dict[str, Any]:

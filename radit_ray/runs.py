@@ -25,15 +25,19 @@ from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import mean_over_seeds, measure, read_predictions
 from radit_ray.engines.references import model_input, retriever_input
 from radit_ray.engines.variants import Variant
+from radit_ray.models.presets import LEXICAL
 from radit_ray.recipes import Recipe
 from radit_ray.report.words import STAGES
 from radit_ray.stages.evaluate import EvaluateConfig
+from radit_ray.stages.index import IndexConfig
 from radit_ray.stages.lm_ft import LmFtConfig
 
 VARIANTS = ("closed-book", "replug", "replug-5shot", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
 PROBES = (
     "lm-ft-closed-book",
 )  # looked at by task only: does the tuned LM still know what it knew?
+R_FT = ("r-ft", "radit")  # variants of a tuned query encoder
+NO_R_FT = "BM25 has no weights that R-ft could tune"
 FILLED = {  # fields of a stage that a run decides, and what to set instead
     "lm_ft.lm": "lm",
     "lm_ft.background": "variants",
@@ -57,6 +61,7 @@ class Run:
         self.recipe, self.folder = recipe, folder
         self.artifacts = artifacts  # their folder, relative to the run's
         self.command = ""  # of the process this run is for, where it is not this one
+        self.history = ""  # where the first cycle's looks at dev are shown, "" = nowhere
         self.evaluated = ""
         self.needed = set(recipe.variants)
         self.prefix = ""
@@ -65,6 +70,11 @@ class Run:
         self.ranked = ""
         self.t_r = recipe.t_r
         self.done: list[Cycle] = []
+
+    @property
+    def lexical(self) -> bool:
+        """Whether words are searched, and no vectors."""
+        return self.recipe.retriever == LEXICAL
 
     def stage(
         self, function: Callable[..., Artifact], config: Any, *, name: str = "", **inputs: str
@@ -86,8 +96,15 @@ class Run:
             config = dataclasses.replace(
                 config, retriever=self.recipe.retriever, preset=self.recipe.preset
             )
+        if self.lexical and kind == "index":
+            config = IndexConfig(kind=LEXICAL, num_shards=config.num_shards)
+        if self.lexical and kind == "retrieve":
+            config = dataclasses.replace(config, corpus_examples=0)  # those are for R-ft
         output = storage.join(self._root(), f"{kind}-{FINGERPRINT}")
-        return function(config, **inputs, output=output, resources=self.recipe.resources)
+        resources = self.recipe.resources
+        if self.history and not self.prefix:
+            resources = dataclasses.replace(resources, history=self.history)
+        return function(config, **inputs, output=output, resources=resources)
 
     def base(self, ranked: str) -> None:
         """The base retriever's ranked rows: the data of the first cycle."""
@@ -122,10 +139,10 @@ class Run:
             for cycle in self.done[:-1]
         ]
         for name in missing:
-            print(
-                f"radit: variant {name!r} needs a tuned model; left out with cycles=0",
-                file=sys.stderr,
-            )
+            why = "it needs a tuned model, and cycles=0"
+            if self.lexical and name in R_FT:
+                why = NO_R_FT
+            print(f"radit: variant {name!r} is left out: {why}", file=sys.stderr)
         names = {variant.name for variant in variants}
         contrasts = tuple(c for c in recipe.contrasts if set(c.split("-minus-")) <= names)
         probes = tuple(name for name in recipe.probes if name in names)
@@ -177,7 +194,7 @@ class Run:
             return dataclasses.replace(base, k=0)
         if name.startswith("replug"):
             return dataclasses.replace(base, shots=5 if name == "replug-5shot" else 0)
-        if not self.done:
+        if not self.done or (self.lexical and name in R_FT):
             return None
         if name in ("it", "it-retrieval"):
             return dataclasses.replace(
@@ -219,7 +236,7 @@ class Run:
         )
         return {
             "lm": self._relative(storage.absolute(variant.lm)),
-            "query_encoder": self._relative(storage.absolute(encoder)),
+            "query_encoder": LEXICAL if self.lexical else self._relative(storage.absolute(encoder)),
             "preset": ranked["config"]["preset"],
             "index": self._relative(self.index),
             "nprobe": self.recipe.retrieve.nprobe,
@@ -369,6 +386,8 @@ def check_recipe(recipe: Recipe) -> None:
             f"k_infer={recipe.k_infer} and lm_ft.k_train={recipe.lm_ft.k_train} must not exceed "
             f"retrieve.k={recipe.retrieve.k}; raise retrieve.k"
         )
+    if recipe.retriever == LEXICAL:
+        _check_lexical(recipe)
     for name in ("lm", "retriever", "corpus"):
         if not getattr(recipe, name):
             raise InputError(
@@ -378,3 +397,18 @@ def check_recipe(recipe: Recipe) -> None:
     model_input(recipe.lm, what="lm")
     retriever_input(recipe.retriever, recipe.preset)
     list_corpus_files(recipe.corpus)
+
+
+def _check_lexical(recipe: Recipe) -> None:
+    if not recipe.examples:
+        raise InputError(f"without examples a run is R-ft alone, and {NO_R_FT}; give --examples")
+    if recipe.cycles > 1:
+        raise InputError(
+            f"cycles={recipe.cycles} with retriever bm25: {NO_R_FT}, so each cycle would be the "
+            "first one again; use cycles 0 or 1"
+        )
+    if not set(recipe.variants) - set(R_FT):
+        raise InputError(
+            f"variants {', '.join(recipe.variants)} with retriever bm25: {NO_R_FT}; add one of "
+            f"{', '.join(name for name in VARIANTS if name not in R_FT)}"
+        )

@@ -6,10 +6,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from radit_ray.cli import RunArgs
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
+
+if TYPE_CHECKING:
+    from radit_ray.recipes import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,9 @@ class SweepArgs(RunArgs):
     sampler: str = "grid"  # grid, random, tpe (Optuna)
     num_trials: int = 0  # finished trials of random and tpe
     seed: int = 0  # of the sampler
+    # of a custom sweep: end trials whose dev metric in lm-ft or r-ft is behind the median of other
+    # ones (at least 4): median; or behind three quarters of them: quartile
+    stop_early: str = ""
     storage: str = ""  # SQLAlchemy URL of the study; "" = study.db in --output
     track: str = ""  # mlflow, wandb; TensorBoard's events are always written
     num_parallel: int = 1  # trials at once
@@ -31,6 +38,7 @@ class SweepArgs(RunArgs):
 def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     """Runs or continues a sweep, prints its tables and writes `<output>/sweep.md`."""
     from radit_ray import commands
+    from radit_ray.demo_world import dated_corpora
     from radit_ray.engines.connect import connect
     from radit_ray.engines.study import read_space
     from radit_ray.recipes import override, recipe_named
@@ -43,16 +51,21 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
         # values are chosen by these numbers: on dev, never on the questions that are reported
         changes = {"evaluate.split": "dev", **changes}
     recipe = override(recipe, changes)
+    whole = commands.prepared(recipe, args.output)
+    values = _parts(args.values or DEFAULTS.get(kind, ""))
+    if kind == "snapshot" and recipe.name == "demo" and not recipe.corpus:
+        values = dated_corpora(recipe.world, args.output, values)
     made = Sweep(
         kind=kind,
-        recipe=commands.prepared(recipe, args.output),
+        recipe=whole,
         output=args.output,
-        values=_parts(args.values or DEFAULTS.get(kind, "")),
+        values=_named(kind, recipe, values),
         space=read_space(args.space),
         objectives=_objectives(args.objective),
         sampler=args.sampler,
         num_trials=args.num_trials,
         seed=args.seed,
+        stop_early=args.stop_early,
         storage=args.storage,
         trackers=_parts(args.track),
         num_parallel=args.num_parallel,
@@ -64,6 +77,18 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     storage.write_bytes(file, page(results).encode())
     print(json.dumps(results) if args.json else f"\n{render(results)}\n")
     print(f"radit: {file}, {write_sweep(args.output)}: open it in a browser", file=sys.stderr)
+
+
+def _named(kind: str, recipe: Recipe, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The values, where a preset's name means the recipe's own retriever if that is one of its
+    kind: "minilm" is then the packaged encoder, and needs no network.
+    """
+    from radit_ray.models.presets import resolve_preset
+
+    if kind != "retrievers" or not recipe.retriever:
+        return values
+    own = resolve_preset(recipe.retriever, recipe.preset).name
+    return tuple(recipe.retriever if value == own else value for value in values)
 
 
 def _parts(text: str) -> tuple[str, ...]:

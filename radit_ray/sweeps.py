@@ -14,15 +14,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
+import itertools
 import json
+import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.curves import CURVES, ROLES, Curve, answer_views, points, views
+from radit_ray.curves import CURVES, ROLES, Curve
 from radit_ray.data import storage
 from radit_ray.data.artifacts import fingerprint_of
 from radit_ray.data.examples import read_examples
@@ -30,16 +31,18 @@ from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.answering import METRICS
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.references import model_input, retriever_input
-from radit_ray.engines.study import Choices, Space, Study
-from radit_ray.engines.sweep import check_parallel, check_trackers, run_study, trial_resources
-from radit_ray.pipeline import pipeline
+from radit_ray.engines.study import Choices, Space, Study, check_stopper
+from radit_ray.engines.sweep import Watch, check_parallel, run_study, trial_resources
+from radit_ray.engines.tracking import check_trackers
 from radit_ray.recipes import Recipe, override
-from radit_ray.runs import check_recipe, merge_seeds, seeded
+from radit_ray.runs import Run, check_recipe
+from radit_ray.stages.chunk import chunk
+from radit_ray.trials import SPEED, Trial, digest_of, trial_name
 
 KINDS = {  # kind -> what its --values are
     "chunks": "numbers of chunks shown, k_infer",
     "corpus": "numbers of documents searched, nested parts of the corpus",
-    "snapshot": "corpora, each embedded and searched by the same tuned pair",
+    "snapshot": "corpora, each embedded and searched by the same tuned pair (demo: 1,2, its dates)",
     "cycles": "alternations of the two fine-tunings",
     "lms": "base LMs",
     "retrievers": "base retrievers",
@@ -47,8 +50,10 @@ KINDS = {  # kind -> what its --values are
 }
 FIELDS = {"cycles": "cycles", "lms": "lm", "retrievers": "retriever"}
 DEFAULTS = {"chunks": "0,1,3,5,10,20,50,100", "cycles": "0,1,2,3"}
-SPEED = "s_per_question"  # of a variant: device seconds
-UNTUNED = {"lm-ft": "replug", "r-ft": "replug", "radit": "replug"}  # what they are without a cycle
+# dev metrics by which a trial is stopped early. R-ft's lie above LM-ft's whatever they are, so that
+# a trial's best look is always one of the training at hand
+WATCHED = {"lm-ft": "-nll", "r-ft": "mrr"}
+CHECKED = 500  # combinations of a space that are looked at one by one before any work
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ class Sweep:
     sampler: str = "grid"
     num_trials: int = 0  # finished trials; a grid tries all
     seed: int = 0
+    stop_early: str = ""  # of `custom`: how trials are found to be behind, see engines.study
     storage: str = ""  # SQLAlchemy URL; "" = SQLite in the output's folder
     trackers: tuple[str, ...] = ()
     num_parallel: int = 1
@@ -81,70 +87,6 @@ class Sweep:
         return Curve(kind=self.kind, values=self.values) if self.kind in CURVES else None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What a trial does; it travels to a worker."""
-
-    recipe: Recipe
-    output: str
-    curve: Curve | None
-    study: str  # digest of what the sweep is; two sweeps never share a trial's folder
-    folder: str  # where relative paths of the recipe start
-    command: str  # of the process that started the sweep
-
-    def __call__(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """Runs the pipeline with `values`, writes trial.json, and returns `variant.metric` of its
-        last point, with wall_s and each variant's s_per_question.
-        """
-        os.chdir(self.folder)
-        recipe = override(self.recipe, values)
-        folder = storage.join(self.output, trial_name(self.study, values))
-        runs, found = [], []
-        for one, run in seeded(recipe, folder, artifacts="../artifacts"):
-            run.command = self.command
-            found.append(pipeline(one, run))
-            runs.append(run)
-        results = merge_seeds(runs, found) if len(runs) > 1 else found[0]
-        kept = ("num_questions", "variants", "contrasts")
-        made = [{"values": {}, **{name: results[name] for name in kept}}]
-        if not recipe.cycles:
-            given = results["variants"]
-            missing = {
-                n: given[u] for n, u in UNTUNED.items() if n in recipe.variants and u in given
-            }
-            made[0]["variants"] = {**given, **missing}
-        if self.curve is not None:
-            asked = [views(run, self.curve) for run in runs]
-            answered = [answer_views(run, seen) for run, seen in zip(runs, asked, strict=True)]
-            made = points(asked[0], answered, runs[0].evaluation())
-        for point in made:
-            point["values"] = {**values, **point["values"]}
-        metrics = _flat(made[-1])
-        if self.curve is None:
-            for name in results["cost"]:
-                costs = [result["cost"][name] for result in found]
-                seconds = sum(cost["device_s"] for cost in costs)
-                metrics[f"{name}.{SPEED}"] = seconds / sum(cost["questions"] for cost in costs)
-            for name, untuned in UNTUNED.items() if not recipe.cycles else ():
-                if f"{untuned}.{SPEED}" in metrics:
-                    metrics.setdefault(f"{name}.{SPEED}", metrics[f"{untuned}.{SPEED}"])
-        metrics["wall_s"] = results["wall_s"]
-        record = {"values": dict(values), "points": made, "metrics": metrics}
-        storage.write_json(storage.join(folder, "trial.json"), record)
-        return metrics
-
-
-def trial_name(study: str, values: Mapping[str, Any]) -> str:
-    """The folder of a trial: by its sweep and values, so that it is found again whatever its
-    number.
-    """
-    return f"trial-{_digest([study, dict(values)])}"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def check_sweep(sweep: Sweep) -> None:
     """What can be told before any work; InputError."""
     if sweep.kind not in KINDS:
@@ -154,6 +96,8 @@ def check_sweep(sweep: Sweep) -> None:
             raise InputError("a custom sweep takes --space field=value,value,... and no --values")
     elif not sweep.values:
         raise InputError(f"a {sweep.kind} sweep needs --values: {KINDS[sweep.kind]}")
+    if len(set(sweep.values)) != len(sweep.values):
+        raise InputError(f"--values {','.join(sweep.values)} holds a value twice; give it once")
     if not sweep.recipe.examples:
         raise InputError("a sweep measures answers; give --examples")
     curve = sweep.curve()
@@ -163,15 +107,14 @@ def check_sweep(sweep: Sweep) -> None:
             raise InputError(f"a {sweep.kind} sweep needs one of the variants {', '.join(ROLES)}")
     check_trackers(sweep.trackers)
     space = sweep.whole_space()
+    _check_stopping(sweep)
     for name in CURVES.get(sweep.kind, ()):
         if name in space:
             raise InputError(
                 f"--space {name}: a {sweep.kind} sweep changes it itself; use --values"
             )
-    for name, field in space.items():
-        ends = field.values if isinstance(field, Choices) else (field.low, field.high)
-        for value in ends:
-            check_recipe(override(sweep.recipe, {name: value}))
+    for values in _combinations(space):
+        check_recipe(override(sweep.recipe, values))
     variants = [v for v in sweep.recipe.variants if curve is None or v in ROLES]
     metrics = [*METRICS, *([] if curve else [SPEED])]
     for name in sweep.objectives:
@@ -181,6 +124,29 @@ def check_sweep(sweep: Sweep) -> None:
                 f"objective {name!r}, expected VARIANT.METRIC such as radit.em with a variant of "
                 f"{', '.join(variants)} and a metric of {', '.join(metrics)}"
             )
+
+
+def _combinations(space: Space) -> list[dict[str, Any]]:
+    """What a space is checked by: all combinations of a few choices, else each value by itself."""
+    fields = {
+        name: field.values if isinstance(field, Choices) else (field.low, field.high)
+        for name, field in space.items()
+    }
+    whole = all(isinstance(field, Choices) for field in space.values())
+    if whole and math.prod(map(len, fields.values())) <= CHECKED:
+        points = itertools.product(*fields.values())
+        return [dict(zip(fields, point, strict=True)) for point in points]
+    return [{name: value} for name, values in fields.items() for value in values]
+
+
+def _check_stopping(sweep: Sweep) -> None:
+    check_stopper(sweep.stop_early, sweep.objectives)
+    if sweep.stop_early and sweep.kind != "custom":
+        raise InputError(
+            f"--stop-early in a {sweep.kind} sweep, whose every point is wanted; it is for custom"
+        )
+    if sweep.stop_early and not sweep.recipe.cycles and "cycles" not in sweep.space:
+        raise InputError("--stop-early with cycles=0: there is no training to stop")
 
 
 def run_sweep(sweep: Sweep) -> dict[str, Any]:
@@ -194,6 +160,7 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     check_parallel(sweep.num_parallel, recipe.resources)
     url = sweep.storage or f"sqlite:///{_local(sweep.output)}/study.db"
     with _alone(sweep.output):
+        _check_sizes(sweep, recipe)
         about = _about(sweep)
         study = Study.open(
             url,
@@ -202,25 +169,47 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
             sampler=sweep.sampler,
             num_trials=sweep.num_trials,
             seed=sweep.seed,
+            stop_early=sweep.stop_early,
             about=about,
         )
         trial = Trial(
             recipe=recipe,
             output=storage.absolute(sweep.output),
             curve=sweep.curve(),
-            study=_digest(about),
+            study=digest_of(about),
             folder=os.getcwd(),
             command=environment()["command"],
+            watched=bool(sweep.stop_early),
         )
         run_study(
             study,
             trial,
             list(sweep.objectives),
             output=sweep.output,
+            watch=Watch(folder=trial.history, metrics=WATCHED) if sweep.stop_early else None,
             trackers=sweep.trackers,
             num_parallel=sweep.num_parallel,
         )
         return _collect(sweep, study, trial.study)
+
+
+def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
+    """InputError where a value asks for more than the corpus has; cut into chunks, which all trials
+    share, it says how much that is.
+    """
+    sizes = {"corpus": "num_documents", "chunks": "num_chunks"}
+    if sweep.kind not in sizes or "corpus" in sweep.space:
+        return
+    # "auto" and seeds play no part in it: the artifact is the one that the trials read
+    made = Run(recipe, sweep.output).artifact(chunk, recipe.chunk, corpus=recipe.corpus)
+    count = made.metrics[sizes[sweep.kind]]
+    for value in sweep.values:
+        if int(value) > count:
+            what = sizes[sweep.kind].removeprefix("num_")
+            raise InputError(
+                f"value {value!r} of a {sweep.kind} sweep: the corpus has {count} {what}; give "
+                "--values up to that"
+            )
 
 
 def _about(sweep: Sweep) -> dict[str, Any]:
@@ -269,21 +258,15 @@ def _alone(output: str) -> Iterator[None]:
 
 def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
     """Every finished trial's points, in the order of the values."""
-    finished = study.finished()
-    if not finished:
+    found: dict[str, dict[str, Any]] = {}
+    for values, note in [*((values, "") for values in study.finished()), *study.settled()]:
+        file = storage.join(sweep.output, trial_name(digest, values), "trial.json")
+        stopped = note and not storage.exists(file)
+        made = _stopped(values, note) if stopped else storage.read_json(file)
+        found.setdefault(json.dumps(values, sort_keys=True), made)
+    if not found:
         raise InputError("no trial came to an end; the lines above say why")
-    order = {json.dumps(values, sort_keys=True): values for values in finished}
-    records = [
-        storage.read_json(storage.join(sweep.output, trial_name(digest, values), "trial.json"))
-        for values in order.values()
-    ]
-    if sweep.sampler == "grid":  # whatever was tried first, after a kill or not
-        places = {
-            name: {value: number for number, value in enumerate(field.values)}
-            for name, field in sweep.whole_space().items()
-            if isinstance(field, Choices)
-        }
-        records.sort(key=lambda r: [places[name][r["values"][name]] for name in places])
+    records = in_order(list(found.values()), sweep.whole_space())
     results = {
         "kind": sweep.kind,
         "recipe": sweep.recipe.name,
@@ -303,12 +286,25 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
     return results
 
 
-def _flat(point: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        f"{name}.{metric}": float(cell["value"])
-        for name, cells in point["variants"].items()
-        for metric, cell in cells.items()
-    }
+def in_order(records: Sequence[dict[str, Any]], space: Space) -> list[dict[str, Any]]:
+    """Trials by their values, whatever was tried first: numbers as they grow, choices as they were
+    given, the last field changing fastest.
+    """
+
+    def place(record: dict[str, Any]) -> list[float]:
+        values = record["values"]
+        return [
+            field.values.index(values[name]) if isinstance(field, Choices) else values[name]
+            for name, field in space.items()
+        ]
+
+    return sorted(records, key=place)
+
+
+def _stopped(values: Mapping[str, Any], note: str) -> dict[str, Any]:
+    """What is kept of a trial that was stopped: its values, and a point without numbers."""
+    point = {"values": dict(values), "num_questions": 0, "variants": {}, "contrasts": {}}
+    return {"values": dict(values), "points": [{**point, "note": note}], "metrics": {}}
 
 
 def _local(output: str) -> str:

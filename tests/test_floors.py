@@ -18,7 +18,7 @@ import radit_ray
 PACKAGE = Path(radit_ray.__file__).parent
 FLOORS = ("core", "data", "models", "engines", "stages", "serving", "report")
 TOP = {"cli", "cli_results", "commands", "cycles", "demo_world", "options", "pairs", "pipeline"}
-TOP |= {"curves", "sweeps", "sweep_commands"}
+TOP |= {"curves", "sweeps", "sweep_commands", "trials"}
 TOP |= {"challenge", "few_shot", "harness", "plan", "recipes", "runs", "suite_commands", "suites"}
 FRAMEWORKS = {"transformers", "sentence_transformers", "peft", "faiss", "deepspeed"}
 # floor -> what it may import of ours; what it may never import; what its import may not even load

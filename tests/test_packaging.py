@@ -104,7 +104,7 @@ def test_the_extras_of_the_cluster_and_of_the_makefile_exist() -> None:
     extras = set(PROJECT["optional-dependencies"])
     named = re.findall(r"\[([\w,]+)\]'", CLUSTER.read_text() + (ROOT / "Makefile").read_text())
     # lm-eval is asked for by name: docs/evaluation.md
-    assert {name for group in named for name in group.split(",")} == extras - {"lm-eval"}
+    assert {name for group in named for name in group.split(",")} == extras - {"lm-eval", "track"}
 
 
 def test_the_test_tiers_leave_no_test_out_and_the_plain_one_needs_nothing() -> None:

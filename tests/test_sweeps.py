@@ -5,7 +5,9 @@ once; a sweep killed twice ends with the table of one that was not.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from tiny import tiny_world
 
 from radit_ray.core.errors import InputError
 from radit_ray.curves import Curve
-from radit_ray.engines.study import Choices
+from radit_ray.data.world import WorldConfig
+from radit_ray.demo_world import dated_corpora
+from radit_ray.engines.asking import ask
+from radit_ray.engines.study import Choices, Range
 from radit_ray.recipes import Recipe, override, own
 from radit_ray.report.sweeps import page, render
-from radit_ray.sweeps import Sweep, check_sweep, run_sweep
+from radit_ray.runs import check_recipe
+from radit_ray.sweeps import Sweep, check_sweep, in_order, run_sweep
 
 SETTINGS = {
     "k_infer": 2,
@@ -47,6 +53,9 @@ SETTINGS = {
 }
 
 
+CUSTOM = {"kind": "custom", "values": (), "space": {"r_ft.lr": Choices(("1e-3", "1e-4"))}}
+
+
 @pytest.fixture(scope="module")
 def recipe(tiny_models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     world = tiny_world(tmp_path_factory.mktemp("world"))
@@ -65,7 +74,7 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
     [
         ({"kind": "chunk"}, r"unknown sweep 'chunk'.*chunks"),
         ({"values": ()}, "a chunks sweep needs --values: numbers of chunks"),
-        ({"values": ("1", "1")}, "all different"),
+        ({"values": ("1", "1")}, "holds a value twice"),
         ({"values": ("1", "x")}, "value 'x' of a chunks sweep, expected a whole number"),
         ({"kind": "corpus", "values": ("0",)}, "value '0' of a corpus sweep"),
         ({"kind": "custom"}, "a custom sweep takes --space"),
@@ -83,6 +92,36 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ({"space": {"k_infer": Choices(("1",))}}, "a chunks sweep changes it itself"),
         ({"kind": "snapshot", "values": ("/nowhere",)}, "/nowhere"),
         ({"trackers": ("tensorbord",)}, "unknown tracker"),
+        ({"kind": "cycles", "values": ("1", "1")}, "holds a value twice"),
+        ({"kind": "cycles", "values": ("x",)}, "cycles='x', expected a value of type int"),
+        ({"kind": "cycles", "values": ("-1",)}, "cycles=-1, expected 0 or more"),
+        (  # each value is right by itself, one combination is not
+            {
+                "kind": "retrievers",
+                "values": ("bm25",),
+                "space": {"cycles": Choices(("1", "2"))},
+            },
+            "cycles=2 with retriever bm25",
+        ),
+        (
+            {**CUSTOM, "space": {"lm_ft.k_train": Range(1, 9)}, "sampler": "tpe"},
+            "lm_ft.k_train=9 must not exceed retrieve.k=3",
+        ),
+        (
+            {**CUSTOM, "space": {"lm_ft.steps": Range(1.5, 3.0)}},
+            "lm_ft.steps=1.5, expected a value",
+        ),
+        ({"stop_early": "median"}, "in a chunks sweep, whose every point is wanted"),
+        (
+            {
+                **CUSTOM,
+                "stop_early": "median",
+                "objectives": {"radit.em": "max", "radit.nll": "min"},
+            },
+            "with 2 objectives",
+        ),
+        ({**CUSTOM, "stop_early": "hyperband"}, "unknown stop_early 'hyperband'"),
+        ({"space": {"retriever": Choices(("bm52",))}}, r"neither a folder nor a preset.*bm25"),
     ],
 )
 def test_bad_sweeps_are_one_line(
@@ -92,9 +131,76 @@ def test_bad_sweeps_are_one_line(
         check_sweep(sweep_of(recipe, str(tmp_path), **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cycles": 2}, "each cycle would be the first one again; use cycles 0 or 1"),
+        ({"variants": "r-ft,radit", "contrasts": ""}, "add one of closed-book, replug"),
+        ({"examples": ""}, "R-ft alone, and BM25 has no weights.*give --examples"),
+        ({"preset": "minilm"}, "its own preset; leave --preset out"),
+    ],
+)
+def test_what_bm25_cannot_do_is_one_line(
+    recipe: Recipe, changes: dict[str, Any], message: str
+) -> None:
+    check_recipe(override(recipe, {"retriever": "bm25"}))
+    with pytest.raises(InputError, match=message):
+        check_recipe(override(recipe, {"retriever": "bm25", **changes}))
+
+
 def test_a_sweep_without_questions_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a sweep measures answers; give --examples"):
         check_sweep(sweep_of(dataclasses.replace(recipe, examples=""), str(tmp_path)))
+
+
+def test_combinations_that_fit_each_other_are_accepted(recipe: Recipe, tmp_path: Path) -> None:
+    """More chunks in training than the recipe ranks, since more are ranked where that is so."""
+    space = {"lm_ft.k_train": Choices(("1", "5")), "retrieve.k": Choices(("5", "8"))}
+    check_sweep(sweep_of(recipe, str(tmp_path), **{**CUSTOM, "space": space}))
+
+
+def test_trials_are_listed_by_their_values_whatever_was_tried_first() -> None:
+    space = {"x": Choices(("b", "a")), "lr": Range(1e-5, 1e-3, log=True), "k": Range(1, 20)}
+    listed = [("b", 1e-5, 3), ("b", 1e-5, 12), ("b", 2e-4, 1), ("a", 9e-6, 2), ("a", 1e-3, 2)]
+    records = [{"values": dict(zip(space, values, strict=True))} for values in listed]
+    for tried in itertools.permutations(records):
+        assert in_order(tried, space) == records
+    assert in_order([{"values": {}}], {}) == [{"values": {}}]
+
+
+def test_the_demo_sweeps_over_the_dates_of_its_world(tmp_path: Path) -> None:
+    config = WorldConfig(num_known=4, num_train=6, num_dev=2, num_eval=6, num_distractors=2)
+    both = dated_corpora(config, str(tmp_path), ())
+    texts = [Path(corpus).read_text() for corpus in both]
+    assert texts[0] != texts[1]
+    assert [date in text for text in texts for date in config.snapshot_dates] == [
+        *(True, False),
+        *(False, True),
+    ]
+    assert dated_corpora(config, str(tmp_path), ("2", "own.jsonl")) == (both[1], "own.jsonl")
+    with pytest.raises(InputError, match="snapshot=3; expected 1 or 2"):
+        dated_corpora(config, str(tmp_path), ("3",))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("corpus", ("10", "41"), "value '41' of a corpus sweep: the corpus has 40 documents"),
+        ("chunks", ("1", "50"), "value '50' of a chunks sweep: the corpus has 40 chunks"),
+    ],
+)
+def test_more_than_the_corpus_has_is_refused_before_anything_is_tuned(
+    kind: str,
+    values: tuple[str, ...],
+    message: str,
+    recipe: Recipe,
+    ray_cluster: None,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_sweep(sweep_of(recipe, str(tmp_path), kind=kind, values=values))
+    assert [path.name[:6] for path in (tmp_path / "artifacts").iterdir()] == ["chunk-"]
 
 
 def test_unknown_curves() -> None:
@@ -134,6 +240,76 @@ def test_what_trials_share_is_made_once(recipe: Recipe, ray_cluster: None, tmp_p
     assert again["points"] == results["points"]
     with pytest.raises(InputError, match="holds a study of another"):
         run_sweep(dataclasses.replace(sweep, values=("1",)))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_bm25_is_a_reference_beside_dense_retrievers(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path
+) -> None:
+    values = (recipe.retriever, "bm25")
+    sweep = sweep_of(recipe, str(tmp_path), kind="retrievers", values=values)
+    results = run_sweep(sweep)
+    dense, words = results["points"]
+    assert set(dense["variants"]) == {"replug", "lm-ft", "r-ft", "radit"}
+    assert set(words["variants"]) == {"replug", "lm-ft"}  # nothing that R-ft would have made
+    assert words["variants"]["replug"]["recall@1"]["value"] == 1.0  # the town's name is enough
+    assert words["note"] == "no r-ft, no radit: BM25 has no weights that R-ft could tune"
+    assert "note" not in dense
+    assert results["best"] == [{"retriever": recipe.retriever}]
+    assert results["failed"] == []
+    made = [path.name.rpartition("-")[0] for path in (tmp_path / "artifacts").iterdir()]
+    counts = {kind: made.count(kind) for kind in set(made)}
+    assert counts["chunk"] == counts["embed"] == counts["r-ft"] == 1
+    assert counts["index"] == counts["score"] == counts["lm-ft"] == 2
+    # T_R is fitted on dev for words, too: around 1, the preset's
+    (run,) = (p for p in tmp_path.glob("trial-*/run.json") if '"bm25"' in p.read_text())
+    record = json.loads(run.read_text())["variants"]["lm-ft"]
+    assert record["query_encoder"] == "bm25"
+    assert record["t_r"] in (0.2, 0.5, 1.0, 2.0, 5.0)
+    answer = ask(str(run.parent), "Who is the mayor of Arden?", variant="lm-ft")
+    assert answer["titles"][0] == "Arden"
+    assert run_sweep(sweep)["points"] == results["points"]  # nothing is left to try
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_trial_that_is_behind_is_stopped_and_stays_stopped(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path
+) -> None:
+    rates = ("1e-2", "8e-3", "6e-3", "4e-3", "1e-9")  # the last one leaves the LM as it was
+    sweep = sweep_of(
+        override(recipe, {"lm_ft.steps": 60, "variants": "replug,lm-ft", "contrasts": ""}),
+        str(tmp_path),
+        kind="custom",
+        values=(),
+        space={"lm_ft.lr": Choices(rates)},
+        objectives={"lm-ft.nll": "min"},
+        stop_early="median",
+    )
+    results = run_sweep(sweep)
+    assert [point["values"]["lm_ft.lr"] for point in results["points"]] == list(rates)
+    *done, stopped = results["points"]
+    assert all(point["variants"] and "note" not in point for point in done)
+    assert stopped["variants"] == {}
+    assert re.fullmatch(r"stopped early at step \d+ of lm-ft", stopped["note"])
+    assert stopped["note"] in render(results)
+    assert results["failed"] == []
+    (folder,) = (p.parent for p in tmp_path.glob("trial-*/history") if not done_in(p.parent))
+    shown = json.loads((folder / "history" / "lm-ft.json").read_text())
+    assert shown[0]["step"] == 0
+    assert not (folder / "lm-ft").exists()  # a stage is linked when it is finished
+    made = {p.parent.name for p in tmp_path.glob("artifacts/lm-ft-*/manifest.json")}
+    unfinished = {p.name for p in tmp_path.glob("artifacts/lm-ft-*")} - made
+    assert len(made) >= 4
+    assert all((tmp_path / "artifacts" / n / "identity.json").exists() for n in unfinished)
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("trial-*/**/*") if p.is_file()}
+    assert run_sweep(sweep)["points"] == results["points"]
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps  # no trial ran again
+
+
+def done_in(trial: Path) -> bool:
+    return (trial / "trial.json").exists()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ propagates. It takes one string, so it survives pickling between Ray processes.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -28,3 +29,13 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{hint} (one of: {', '.join(names)})"
+
+
+def redacted(text: str) -> str:
+    """A text without the passwords of the URLs in it.
+
+    >>> redacted("--storage postgresql://me:secret@host/db")
+    '--storage postgresql://me:***@host/db'
+    """
+    text = re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)
+    return re.sub(r"([?&](?:password|token)=)[^&\s'\"]+", r"\1***", text)

@@ -14,12 +14,13 @@ from radit_ray.data.artifacts import inside_run, run_record
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import answer_batch
 from radit_ray.engines.connect import quiet
-from radit_ray.engines.ranking import rank
+from radit_ray.engines.ranking import query_encoder, rank
 from radit_ray.engines.references import local_model
 from radit_ray.engines.sharded_index import ShardedIndex
 from radit_ray.engines.variants import Variant
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
+from radit_ray.models.lexical import Words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Opened:
 
     variant: Variant
     lm: CausalLM
-    encoder: DualEncoder
+    encoder: DualEncoder | Words
     index: ShardedIndex
 
 
@@ -51,11 +52,8 @@ def open_variant(run: str, name: str, *, device: str = "cpu", lm_precision: str 
     return Opened(
         variant=Variant(name=name, lm=path["lm"], **{field: made[field] for field in fields}),
         index=ShardedIndex.open(path["index"], nprobe=made["nprobe"], remote=False),
-        encoder=DualEncoder.load(
-            local_model(path["query_encoder"]),
-            preset=made["preset"],
-            device=device,
-            separate=False,
+        encoder=query_encoder(
+            path["query_encoder"], preset=made["preset"], device=device, separate=False
         ),
         lm=CausalLM.load(
             local_model(path["lm"]),

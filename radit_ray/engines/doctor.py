@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from radit_ray.core.errors import redacted
 from radit_ray.data.versions import versions
 from radit_ray.models.precision import has_fast_bf16
 
@@ -31,7 +32,7 @@ def environment(command: str = "") -> dict[str, Any]:
     return {
         "hardware": f"{os.cpu_count()} x {cpu}, {memory:.0f} GiB{''.join(f', {g}' for g in gpus)}",
         "versions": versions(),
-        "command": command or shlex.join([_program(), *sys.argv[1:]]),
+        "command": command or redacted(shlex.join([_program(), *sys.argv[1:]])),
     }
 
 

@@ -7,13 +7,23 @@ from __future__ import annotations
 from typing import Any
 
 from radit_ray.core.templates import retrieval_query
+from radit_ray.engines.references import local_model
 from radit_ray.engines.sharded_index import ShardedIndex
 from radit_ray.models.dual_encoder import DualEncoder
+from radit_ray.models.lexical import Words
+from radit_ray.models.presets import LEXICAL
+
+
+def query_encoder(retriever: str, **options: Any) -> DualEncoder | Words:
+    """What turns queries into what an index is searched with; options of `DualEncoder.load`."""
+    if retriever == LEXICAL:
+        return Words()
+    return DualEncoder.load(local_model(retriever), **options)
 
 
 def rank(
     examples: list[dict[str, Any]],
-    encoder: DualEncoder,
+    encoder: DualEncoder | Words,
     shards: ShardedIndex,
     *,
     k: int,
@@ -32,10 +42,10 @@ def rank(
     if not asking:
         return ranked
     spare = max(len(examples[number]["exclude_ids"]) for number in asking)
-    vectors = encoder.encode_queries(
+    encoded = encoder.encode_queries(
         [queries[number] for number in asking], batch_tokens=batch_tokens
     )
-    score_QK, position_QK = shards.search(vectors, k + spare)
+    score_QK, position_QK = shards.search(encoded, k + spare)
     chunks = shards.chunks(position_QK)
     for number, scores_K, positions_K in zip(asking, score_QK, position_QK, strict=True):
         excluded = set(examples[number]["exclude_ids"])

@@ -16,8 +16,9 @@ from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Input, fingerprint_of, folder_fingerprint
 from radit_ray.engines.resources import Resources
+from radit_ray.models import lexical
 from radit_ray.models.precision import resolve_precision
-from radit_ray.models.presets import PRESETS, resolve_preset
+from radit_ray.models.presets import LEXICAL, PRESETS, resolve_preset
 
 ConfigT = TypeVar("ConfigT")
 
@@ -56,12 +57,18 @@ def _hub_fingerprint(name: str, what: str) -> str:
 
 
 def retriever_input(retriever: str, preset: str) -> Input:
-    """The two encoders of a retriever as one input; a preset's name stands for its hub ids."""
+    """The two encoders of a retriever as one input; a preset's name stands for its hub ids, bm25
+    for its rules.
+    """
     if not retriever:
         raise InputError(
             "no retriever given; expected an id, a folder, a pair QUERY,CONTEXT or a preset; use "
             "--retriever"
         )
+    if retriever == LEXICAL:
+        lexical.check_installed()
+        resolve_preset(retriever, preset)
+        return Input(path=LEXICAL, fingerprint=fingerprint_of([LEXICAL, lexical.RULES]))
     retriever = storage.absolute(retriever)
     found = resolve_preset(local_model(retriever), preset)
     if "," in retriever:

@@ -27,6 +27,7 @@ class Resources:
     gradient_checkpointing: bool = False  # lm-ft: recompute activations, less memory
     checkpoint_every: int = 50  # training: steps between two resume points
     max_failures: int = 1  # training: worker-group restarts before the stage fails
+    history: str = ""  # training: a folder where dev metrics are shown as they come, "" = nowhere
 
     @property
     def device(self) -> str:

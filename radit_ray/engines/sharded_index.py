@@ -1,9 +1,9 @@
 """Exact search over the shards of an index: each shard answers for itself, one merge decides.
 
-A shard is a FAISS file and an Arrow file with the chunks in the same order; the Arrow file is
-memory-mapped, so texts cost no memory. Shards live in Ray actors spread over the nodes, or in this
-process (`radit ask`). The merged ids are those of one flat index, up to ties: equal scores are
-ordered by position.
+A shard is a FAISS file (of a lexical index: one with BM25's scores) and an Arrow file with the
+chunks in the same order; the Arrow file is memory-mapped, so texts cost no memory. Shards live in
+Ray actors spread over the nodes, or in this process (`radit ask`). The merged ids are those of one
+flat index, up to ties: equal scores are ordered by position.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, read_manifest
 from radit_ray.data.rows import seeded_order
-from radit_ray.models import faiss_shard
+from radit_ray.models import faiss_shard, lexical
+from radit_ray.models.presets import LEXICAL
+
+Queries = Any  # (Q, D) vectors, or a list of words for each query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +62,11 @@ class IndexShard:
         prefix: Prefix | None = None,
         last: bytes = b"",
     ) -> None:
-        self.faiss = faiss_shard.load(
-            storage.local_copy(storage.join(index, shard["faiss"])),
-            sha256=shard["sha256"],
-            dimension=dimension,
-            count=shard["rows"],
-        )
+        file = storage.local_copy(storage.join(index, file_of(shard)))
+        checks = {"sha256": shard["sha256"], "count": shard["rows"]}
+        self.words = lexical.load(file, **checks) if LEXICAL in shard else None
+        if self.words is None:
+            self.faiss = faiss_shard.load(file, **checks, dimension=dimension)
         self.nprobe = nprobe
         self.table = chunk_table(index, shard)
         if self.table.num_rows != shard["rows"]:
@@ -74,9 +76,11 @@ class IndexShard:
             )
         self.allowed = None if prefix is None else allowed_rows(self.table, prefix, last)
 
-    def search(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(scores, rows of this shard), each (Q, k), best first; -1 where the shard has fewer."""
-        return faiss_shard.search(self.faiss, query_QD, k, nprobe=self.nprobe, allowed=self.allowed)
+        if self.words is not None:
+            return self.words.search(queries, k, allowed=self.allowed)
+        return faiss_shard.search(self.faiss, queries, k, nprobe=self.nprobe, allowed=self.allowed)
 
     def num_allowed(self) -> int:
         """How many chunks can be found."""
@@ -85,6 +89,11 @@ class IndexShard:
     def chunks(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """The chunk rows at these positions."""
         return list(self.table.take(pa.array(rows)).to_pylist())
+
+
+def file_of(shard: Mapping[str, Any]) -> str:
+    """The name of a shard's file beside its chunks."""
+    return str(shard[LEXICAL] if LEXICAL in shard else shard["faiss"])
 
 
 def chunk_table(index: str, shard: Mapping[str, Any]) -> pa.Table:
@@ -111,7 +120,7 @@ class ShardedIndex:
     starts: tuple[int, ...]  # position of each shard's first chunk in the whole index
     num_chunks: int  # of the whole index
     num_allowed: int  # that can be found
-    dimension: int
+    dimension: int  # 0: words are searched, no vectors
     fingerprint: str
     remote: bool
 
@@ -136,7 +145,7 @@ class ShardedIndex:
         arguments = [
             {
                 "index": source.path,
-                "shard": {**shard, "sha256": sha256[shard["faiss"]]},
+                "shard": {**shard, "sha256": sha256[file_of(shard)]},
                 "dimension": metrics["dimension"],
                 "nprobe": nprobe,
                 "prefix": prefix,
@@ -164,20 +173,29 @@ class ShardedIndex:
             remote=remote,
         )
 
-    def search(self, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(scores, positions in the whole index), each (Q, k), best first. All shards work at
-        once.
-        """
-        if query_QD.shape[1] != self.dimension:
+    def check(self, retriever: str) -> None:
+        """InputError where a retriever of words would search vectors, or the other way round."""
+        if (retriever == LEXICAL) != (self.dimension == 0):
             raise InputError(
-                f"the query encoder gives vectors of width {query_QD.shape[1]}, the index holds "
+                f"the index holds {'vectors' if self.dimension else 'words'}, and retriever "
+                f"{retriever!r} does not search those; bm25 goes with an index of kind bm25, and "
+                "nothing else does"
+            )
+
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, positions in the whole index), each (Q, k), best first. All shards work at
+        once. `queries`: vectors (Q, D), or the words of each for a lexical index.
+        """
+        if self.dimension and queries.shape[1] != self.dimension:
+            raise InputError(
+                f"the query encoder gives vectors of width {queries.shape[1]}, the index holds "
                 "width "
                 f"{self.dimension}; use the retriever that embedded the chunks"
             )
         if self.remote:
-            found = ray.get([shard.search.remote(query_QD, k) for shard in self.shards])
+            found = ray.get([shard.search.remote(queries, k) for shard in self.shards])
         else:
-            found = [shard.search(query_QD, k) for shard in self.shards]
+            found = [shard.search(queries, k) for shard in self.shards]
         positions = [
             np.where(rows_QK < 0, -1, rows_QK + start)
             for (_, rows_QK), start in zip(found, self.starts, strict=True)

@@ -15,10 +15,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import InputError, nearest, redacted
 
 SAMPLERS = ("grid", "random", "tpe")
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
+# share of earlier trials, in percent, of which one may be behind before it is stopped
+STOPPERS = {"median": 50.0, "quartile": 75.0}
+COMPARED = 4  # earlier trials that must have come as far, or none is stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Study:
     def __init__(self, study: Any, space: Space, sampler: str, num_trials: int, seed: int) -> None:
         self.study, self.space, self.sampler = study, space, sampler
         self.num_trials, self.seed = num_trials, seed
+        self.asked: dict[int, Any] = {}  # number -> Optuna's trial, since `open`
+        self.looked: set[tuple[int, int]] = set()  # (number, step) of intermediate values
         self.given_up: list[dict[str, Any]] = []  # what failed since `open`
 
     @classmethod
@@ -110,25 +115,42 @@ class Study:
         sampler: str = "grid",
         num_trials: int = 0,
         seed: int = 0,
+        stop_early: str = "",
         about: Mapping[str, Any] | None = None,
     ) -> Study:
         """Makes the study in `storage` (an SQLAlchemy URL), or continues it.
 
         objectives: {metric: "max" or "min"}. num_trials: finished trials wanted; a grid tries all.
-        about: whatever else decides the numbers, in JSON. InputError where the storage holds
-        another study, or the settings contradict each other.
+        stop_early: one of STOPPERS, "" = none. about: whatever else decides the numbers, in JSON.
+        InputError where the storage holds another study, or the settings contradict each other.
         """
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
 
         _check(space, objectives, sampler, num_trials)
+        check_stopper(stop_early, objectives)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        study = optuna.create_study(
-            study_name="radit",
-            storage=storage,
-            directions=[DIRECTIONS[direction] for direction in objectives.values()],
-            load_if_exists=True,
-        )
+        pruner: Any = optuna.pruners.NopPruner()
+        if stop_early:
+            pruner = optuna.pruners.PercentilePruner(
+                STOPPERS[stop_early], n_startup_trials=COMPARED, n_min_trials=COMPARED
+            )
+        try:
+            study = optuna.create_study(
+                study_name="radit",
+                storage=storage,
+                directions=[DIRECTIONS[direction] for direction in objectives.values()],
+                load_if_exists=True,
+                pruner=pruner,
+            )
+        except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise InputError(
+                f"--storage {redacted(storage)} cannot be used ({redacted(reason)}); expected an "
+                "SQLAlchemy URL such as sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME of "
+                "a database that answers, and its driver installed"
+            ) from None
         record = json.loads(
             json.dumps(
                 {
@@ -136,6 +158,7 @@ class Study:
                     "objectives": objectives,
                     "sampler": sampler,
                     "seed": seed,
+                    **({"stop_early": stop_early} if stop_early else {}),
                     **(about or {}),
                 }
             )
@@ -144,10 +167,10 @@ class Study:
         if known is None:
             study.set_user_attr("radit", record)
         elif known != record:
-            names = [name for name in record if known.get(name) != record[name]]
+            names = [name for name in {**record, **known} if known.get(name) != record.get(name)]
             raise InputError(
-                f"{storage} holds a study of another {', '.join(names)}; choose another --output "
-                "and --storage, or the settings it was begun with"
+                f"{redacted(storage)} holds a study of another {', '.join(names)}; choose another "
+                "--output and --storage, or the settings it was begun with"
             )
         made = cls(study, space, sampler, num_trials, seed)
         made._take_up()
@@ -157,7 +180,7 @@ class Study:
         """(number, {field: value}) of the next trial; None when enough are finished or running."""
         import optuna
 
-        taken = self._params("COMPLETE", "RUNNING") + self.given_up
+        taken = self._params("COMPLETE", "PRUNED", "RUNNING") + self.given_up
         if self.sampler == "grid":
             left = [point for point in self._grid() if point not in taken]
             if not left:
@@ -179,11 +202,28 @@ class Study:
                 values[name] = trial.suggest_int(name, field.low, field.high, log=field.log)
             else:
                 values[name] = trial.suggest_float(name, field.low, field.high, log=field.log)
+        self.asked[trial.number] = trial
         return trial.number, values
 
     def tell(self, number: int, values: Sequence[float]) -> None:
         """What the objectives came to, in their order."""
         self.study.tell(number, list(values))
+
+    def look(self, number: int, step: int, value: float) -> bool:
+        """Records an intermediate value, larger is better; whether the trial is to be stopped."""
+        trial = self.asked[number]
+        if (number, step) not in self.looked:  # a trial that was lost and begun again says it twice
+            self.looked.add((number, step))
+            up = self.study.direction.name == "MAXIMIZE"
+            trial.report(value if up else -value, step)
+        return bool(trial.should_prune())
+
+    def settle(self, number: int, note: str) -> None:
+        """The trial ended without values, and for good: it is not tried again. `note` says why."""
+        import optuna
+
+        self.asked[number].set_user_attr("note", note)
+        self.study.tell(number, state=optuna.trial.TrialState.PRUNED)
 
     def fail(self, number: int) -> None:
         """The trial ended without values; it is not tried again before the next `open`."""
@@ -198,6 +238,15 @@ class Study:
     def finished(self) -> list[dict[str, Any]]:
         """{field: value} of the finished trials, in the order they were asked."""
         return self._params("COMPLETE")
+
+    def settled(self) -> list[tuple[dict[str, Any], str]]:
+        """({field: value}, note) of the trials that ended without values."""
+        found = self.study.get_trials(deepcopy=False)
+        return [
+            (dict(trial.params), trial.user_attrs["note"])
+            for trial in found
+            if trial.state.name == "PRUNED"
+        ]
 
     def best(self) -> list[dict[str, Any]]:
         """{field: value} of the best trial, or of all that no other one beats (several
@@ -230,11 +279,22 @@ class Study:
                 self._fail(trial.number)
         if self.sampler == "grid":
             return
-        settled = self._params("COMPLETE", "WAITING")
+        settled = self._params("COMPLETE", "PRUNED", "WAITING")
         for params in self._params("FAIL"):
             if params not in settled and set(params) == set(self.space):
                 self.study.enqueue_trial(params)
                 settled.append(params)
+
+
+def check_stopper(name: str, objectives: Mapping[str, str]) -> None:
+    """InputError on an unknown way of stopping early, or several objectives."""
+    if name and name not in STOPPERS:
+        raise InputError(f"unknown stop_early {name!r}{nearest(name, STOPPERS)}")
+    if name and len(objectives) > 1:
+        raise InputError(
+            f"stop_early={name} with {len(objectives)} objectives: a trial is behind by one "
+            "measure only (Optuna stops none of a study with several); give one --objective"
+        )
 
 
 def _check(space: Space, objectives: Mapping[str, str], sampler: str, num_trials: int) -> None:
@@ -251,6 +311,11 @@ def _check(space: Space, objectives: Mapping[str, str], sampler: str, num_trials
             raise InputError(
                 f"a grid needs the values of {ranges[0]!r} one by one; give field=a,b,c, or "
                 "--sampler tpe or random"
+            )
+        if num_trials:
+            raise InputError(
+                f"num_trials={num_trials} with --sampler grid, which tries every point; leave it "
+                "out, or give --sampler random or tpe"
             )
     elif not space:
         raise InputError("the space is empty; give --space field=value,value,...")

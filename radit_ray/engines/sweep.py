@@ -16,24 +16,28 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.engines.connect import quiet
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.study import Study
+from radit_ray.engines.tracking import tracking
 
 TRIAL_CPUS = 0.1
-TRACKERS = ("mlflow", "wandb")
-Objective = Callable[[dict[str, Any]], dict[str, float]]  # values of a trial -> its metrics
+STRIDE = 1_000_000  # more than the steps of a training; a study counts through all of a trial's
+LOOK_S = 1.0  # between two looks at what a trial's trainings have shown
+# values of a trial -> its metrics; with a "note" it may lack objectives, and is not tried again
+Objective = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def trial_resources(resources: Resources) -> Resources:
@@ -46,18 +50,47 @@ def trial_resources(resources: Resources) -> Resources:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Where the trainings of a trial show their looks at dev, and what of those counts."""
+
+    folder: Callable[[Mapping[str, Any]], str]  # of the trial with these values
+    metrics: Mapping[str, str]  # training, in their order -> dev metric; "-": smaller is better
+
+    def value(self, training: str, dev: Mapping[str, float]) -> float:
+        """How good a look is."""
+        metric = self.metrics[training]
+        return dev[metric.lstrip("-")] * (-1 if metric.startswith("-") else 1)
+
+    def new(self, folder: str, told: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+        """What has been shown and is not among `told`, which grows; step 0 is no training yet."""
+        for place, training in enumerate(self.metrics):
+            file = storage.join(folder, f"{training}.json")
+            for entry in storage.read_json(file) if storage.exists(file) else ():
+                if entry["step"] and (training, entry["step"]) not in told:
+                    told.add((training, entry["step"]))
+                    yield {
+                        "look": place * STRIDE + entry["step"],
+                        "look_value": self.value(training, entry["dev"]),
+                        "training": training,
+                        "step": entry["step"],
+                        **{f"{training}.{name}": v for name, v in entry["dev"].items()},
+                    }
+
+
 def run_study(
     study: Study,
     objective: Objective,
     objectives: Sequence[str],
     *,
     output: str,
+    watch: Watch | None = None,
     trackers: Sequence[str] = (),
     num_parallel: int = 1,
 ) -> None:
     """Tries what the study asks for until it asks no more. `objectives`: names of the metrics that
     the study is told, in its order. A lost trial is started again once; what fails then is left to
-    the next start.
+    the next start. `watch`: trials that the study finds behind in what they show are stopped.
 
     Events for TensorBoard lie in `<output>/tune`. KeyboardInterrupt where Tune was interrupted.
     """
@@ -73,9 +106,12 @@ def run_study(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Lines` says what happens
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, objective=objective), {"cpu": TRIAL_CPUS}),
+        tune.with_resources(
+            tune.with_parameters(_trial, objective=objective, watch=watch), {"cpu": TRIAL_CPUS}
+        ),
         tune_config=TuneConfig(
             search_alg=searcher,
+            scheduler=Stopper(searcher),
             num_samples=-1,
             max_concurrent_trials=num_parallel,
         ),
@@ -108,17 +144,37 @@ def check_parallel(num_parallel: int, resources: Resources) -> None:
         )
 
 
-def _trial(values: dict[str, Any], objective: Objective) -> None:
-    """What Tune runs: the objective in a task outside of the trial's placement group."""
+def _trial(values: dict[str, Any], objective: Objective, watch: Watch | None) -> None:
+    """What Tune runs: the objective in a task outside of the trial's placement group; meanwhile it
+    reports what the trial's trainings show.
+    """
     outside = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
     task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=outside)(_measured)
-    found = ray.get(task.remote(objective, values))
+    running = task.remote(objective, values)
+    try:
+        if watch is not None:
+            _report_looks(running, watch, values)
+        found = ray.get(running)
+    finally:
+        # Tune ends a stopped trial inside `tune.report`; the stage under way goes as by a kill,
+        # unfinished and resumable. What has ended is not touched.
+        ray.cancel(running, force=True)
     if "traceback" in found:
         file = os.path.join(tune.get_context().get_trial_dir() or ".", "traceback.txt")
         with open(file, "w", encoding="utf-8") as stream:
             stream.write(found.pop("traceback"))
         found["failed"] += f" (traceback in {file})"
     tune.report(found)
+
+
+def _report_looks(running: Any, watch: Watch, values: dict[str, Any]) -> None:
+    """Reports looks at dev as they come, until the trial's task has ended."""
+    folder, told = watch.folder(values), set[tuple[str, int]]()
+    while not ray.wait([running], timeout=LOOK_S)[0]:
+        for look in watch.new(folder, told):
+            tune.report(look)
+    for look in watch.new(folder, told):
+        tune.report({**look, "ended": True})  # for the others to be compared with
 
 
 def _measured(objective: Objective, values: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +199,7 @@ class StudySearcher(Searcher):
         super().__init__()
         self.study, self.objectives = study, objectives
         self.numbers: dict[str, int] = {}
+        self.notes: dict[str, str] = {}  # why a trial was stopped
         self.running: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -160,10 +217,14 @@ class StudySearcher(Searcher):
         """Tells the study what the trial came to."""
         number = self.numbers[trial_id]
         self.running.discard(trial_id)
-        if error or not result or any(name not in result for name in self.objectives):
-            self.study.fail(number)
+        found = result or {}
+        note = self.notes.get(trial_id) or found.get("note")
+        if not error and all(name in found for name in self.objectives):
+            self.study.tell(number, [float(found[name]) for name in self.objectives])
+        elif not error and note:
+            self.study.settle(number, note)
         else:
-            self.study.tell(number, [float(result[name]) for name in self.objectives])
+            self.study.fail(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
@@ -173,6 +234,28 @@ class StudySearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher with the experiment
+
+
+class Stopper(FIFOScheduler):
+    """Stops a trial as soon as the study finds it behind."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Tells the study each look at dev."""
+        if "look" in result:
+            number = self.searcher.numbers[trial.trial_id]
+            behind = self.searcher.study.look(number, result["look"], result["look_value"])
+            if behind and "ended" not in result:
+                note = f"stopped early at step {result['step']} of {result['training']}"
+                self.searcher.notes[trial.trial_id] = note
+                return str(self.STOP)
+        return str(self.CONTINUE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 class Lines(Callback):
@@ -193,7 +276,9 @@ class Lines(Callback):
         shown = [f"{n} {result[n]:.4g}" for n in self.searcher.objectives if n in result]
         seconds = time.monotonic() - self.started.get(trial.trial_id, time.monotonic())
         failed = f"failed: {result.get('failed', 'its objectives are not among its metrics')}"
-        words = ", ".join(shown) if len(shown) == len(self.searcher.objectives) else failed
+        words = ", ".join(shown)
+        if len(shown) < len(self.searcher.objectives):
+            words = self.searcher.notes.get(trial.trial_id) or result.get("note", failed)
         self._say(trial, f"{words} ({seconds:.0f} s)")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -211,98 +296,3 @@ class Lines(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-class Careful(Callback):
-    """Passes trials on to a tracker; one that fails costs a warning and is asked no more. MLflow
-    knows no "@" in the name of a metric.
-    """
-
-    def __init__(self, name: str, inner: Any) -> None:
-        self.name, self.inner = name, inner
-
-    def setup(self, *args: Any, **kwargs: Any) -> None:
-        """The tracker's own start."""
-        self._pass("setup", *args, **kwargs)
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A run of the tracker begins."""
-        self._pass("on_trial_start", iteration, trials, trial, **info)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """The metrics."""
-        named = {name.replace("@", "_at_"): value for name, value in result.items()}
-        self._pass("on_trial_result", iteration, trials, trial, named, **info)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its end."""
-        self._pass("on_trial_complete", iteration, trials, trial, **info)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its end, where the trial failed."""
-        self._pass("on_trial_error", iteration, trials, trial, **info)
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """The tracker's own end."""
-        self._pass("on_experiment_end", trials, **info)
-
-    def _pass(self, method: str, *args: Any, **kwargs: Any) -> None:
-        if self.inner is None:
-            return
-        try:
-            getattr(self.inner, method)(*args, **kwargs)
-        except Exception as error:
-            print(f"radit: {_no_tracker(self.name, error)}", file=sys.stderr)
-            self.inner = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-def _no_tracker(name: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"no {name}: {reason}; the sweep goes on without it"
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """InputError on an unknown tracker."""
-    for name in names:
-        if name not in TRACKERS:
-            raise InputError(f"unknown tracker {name!r}{nearest(name, TRACKERS)}")
-
-
-def tracking(names: Sequence[str], *, output: str, name: str) -> list[Any]:
-    """Ray's own callbacks for MLflow and Weights & Biases; one that cannot be had costs a warning.
-
-    They see the values and the metrics of a trial, no environment. MLflow writes to
-    $MLFLOW_TRACKING_URI, else to `<output>/mlflow.db`; W&B to `<output>`, offline with
-    WANDB_MODE=offline.
-    """
-    check_trackers(names)
-    found: list[Any] = []
-    for tracker in names:
-        try:
-            found.append(Careful(tracker, _tracker(tracker, output=output, name=name)))
-        except Exception as error:
-            print(f"radit: {_no_tracker(tracker, error)}", file=sys.stderr)
-    return found
-
-
-def _tracker(tracker: str, *, output: str, name: str) -> Any:
-    if tracker == "mlflow":
-        from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (
-            f"sqlite:///{storage.local(storage.absolute(output))}/mlflow.db"
-        )
-        import mlflow
-
-        mlflow.set_tracking_uri(uri)
-        mlflow.search_experiments(max_results=1)  # says now whether it can be reached
-        return MLflowLoggerCallback(tracking_uri=uri, experiment_name="radit")
-    import wandb  # noqa: F401 - the callback would only fail in its first trial
-    from ray.air.integrations.wandb import WandbLoggerCallback
-
-    return WandbLoggerCallback(project="radit", group=name, dir=storage.local(output))

@@ -119,7 +119,9 @@ def fit(
     folder = storage.join(work.output, "resume")
     result_file = storage.join(folder, "result.json")
     if storage.exists(result_file):
-        return dict(storage.read_json(result_file))
+        result = dict(storage.read_json(result_file))
+        show_dev(resources, label, result["history"])
+        return result
     world, cpus = _workers(loop, resources, worker_bytes)
     if resources.zero_stage and not storage.is_local(work.output):
         raise InputError(
@@ -134,6 +136,7 @@ def fit(
             "arguments": arguments,
             "loop": loop,
             "resources": resources,
+            "label": label,
             "folder": folder,
             "fingerprint": work.identity["fingerprint"],
         },
@@ -155,6 +158,21 @@ def fit(
     if storage.exists(error):
         raise InputError(storage.read_json(error)["error"])
     return dict(storage.read_json(result_file))
+
+
+def show_dev(resources: Resources, label: str, history: list[dict[str, Any]]) -> None:
+    """Writes the looks at dev of a training to `<resources.history>/<label>.json`, for whoever
+    watches it: a sweep that stops early.
+    """
+    if resources.history:
+        looks = [entry for entry in history if "dev" in entry]
+        storage.write_json(storage.join(resources.history, f"{label}.json"), looks)
+
+
+def show_finished(resources: Resources, label: str, output: str) -> None:
+    """The same of a training that was finished before."""
+    if resources.history:
+        show_dev(resources, label, storage.read_json(storage.join(output, "history.json")))
 
 
 def _workers(loop: Loop, resources: Resources, worker_bytes: float) -> tuple[int, float]:
@@ -200,6 +218,7 @@ def _train(
     arguments: dict[str, Any],
     loop: Loop,
     resources: Resources,
+    label: str,
     folder: str,
     fingerprint: str,
 ) -> None:
@@ -221,6 +240,8 @@ def _train(
             sums = _all_sum(task.dev_sums(rank, world), device, world)
         metrics = task.dev_metrics(sums)
         state.history.append({"step": step, "dev": metrics})
+        if rank == 0:
+            show_dev(resources, label, state.history)
         value = _badness(metrics, step, loop.select_by)
         if state.best is None or value < state.best["value"]:
             # step 0 counts: where no step beats the base weights, they are what dev says to keep

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from radit_ray.core.errors import InputError
 from radit_ray.models.batches import length_buckets, on_device
 from radit_ray.models.precision import resolve_precision, torch_dtype
-from radit_ray.models.presets import PRESETS, Preset, resolve_preset, write_preset
+from radit_ray.models.presets import LEXICAL, PRESETS, Preset, resolve_preset, write_preset
 from radit_ray.models.weights import dropout_off, loading, require_weights
 
 _DOCUMENT_NAMES = (
@@ -132,6 +132,10 @@ class DualEncoder:
         one where both sides are only read. Raises `InputError` in one line for a wrong path,
         pickled weights or an unknown preset.
         """
+        if retriever == LEXICAL:
+            raise InputError(
+                "bm25 searches words and has no vectors; an index of --kind bm25 takes the chunks"
+            )
         precision = resolve_precision(precision, device)
         chosen = resolve_preset(retriever, preset)
         if retriever in PRESETS:

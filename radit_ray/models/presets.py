@@ -17,6 +17,7 @@ from pathlib import Path
 from radit_ray.core.errors import InputError, nearest
 
 ENCODER_FILE = "radit_encoder.json"
+LEXICAL = "bm25"  # the one retriever without weights, see `lexical`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,14 @@ PRESETS: dict[str, Preset] = {
             max_query_tokens=256,
             max_chunk_tokens=256,
         ),
+        Preset(
+            name=LEXICAL,  # scores are sums over shared words, differences of order 1
+            query_model="",
+            chunk_model="",
+            pooling="",
+            normalize=False,
+            t_r=1.0,
+        ),
     )
 }
 # How a path or id gives the family away; a name part must match whole ("e5-base" yes, "node5" no).
@@ -109,6 +118,11 @@ def resolve_preset(retriever: str, preset: str = "auto") -> Preset:
     if preset != "auto":
         if preset not in PRESETS:
             raise InputError(f"preset {preset!r} is unknown{nearest(preset, ['auto', *PRESETS])}")
+        if (preset == LEXICAL) != (retriever == LEXICAL):
+            raise InputError(
+                f"retriever {retriever!r} with preset {preset!r}: bm25 is a retriever and its own "
+                "preset; leave --preset out"
+            )
         return PRESETS[preset]
     if retriever in PRESETS:
         return PRESETS[retriever]

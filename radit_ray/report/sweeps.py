@@ -27,30 +27,24 @@ SHOWN = {  # metric -> (title, factor)
 def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
     """A table for each metric, one for each contrast's EM and NLL, and the best values."""
     found: Sequence[Mapping[str, Any]] = results["points"]
-    fields = list(dict.fromkeys(name for point in found for name in point["values"]))
     names = _names(found)
     parts = []
     for metric in SHOWN:
         shown = [n for n in names if any(metric in p["variants"].get(n, {}) for p in found)]
         if shown:
             rows = [
-                [*_values(point, fields)]
-                + [interval_text(point["variants"].get(name, {}).get(metric)) for name in shown]
+                [interval_text(point["variants"].get(name, {}).get(metric)) for name in shown]
                 for point in found
             ]
-            parts.append(
-                text_table([*(fields or ["point"]), *_headed(shown, metric)], rows, markdown)
-            )
+            parts.append(_table(found, _headed(shown, metric), rows, markdown))
     contrasts = list(dict.fromkeys(name for point in found for name in point["contrasts"]))
-    for metric in ("em", "nll"):
-        if contrasts:
-            rows = [
-                [*_values(point, fields)]
-                + [difference_text(point["contrasts"].get(c, {}).get(metric)) for c in contrasts]
-                for point in found
-            ]
-            head = [f"{name.replace('-minus-', ' - ')} ({metric})" for name in contrasts]
-            parts.append(text_table([*(fields or ["point"]), *head], rows, markdown))
+    for metric in ("em", "nll") if contrasts else ():
+        rows = [
+            [difference_text(point["contrasts"].get(c, {}).get(metric)) for c in contrasts]
+            for point in found
+        ]
+        head = [f"{name.replace('-minus-', ' - ')} ({metric})" for name in contrasts]
+        parts.append(_table(found, head, rows, markdown))
     parts.append(best(results))
     return "\n\n".join(part for part in parts if part)
 
@@ -82,8 +76,26 @@ def page(results: Mapping[str, Any]) -> str:
     )
 
 
-def _values(point: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
-    return [str(point["values"].get(name, "-")) for name in fields] or ["as it is"]
+def _table(
+    found: Sequence[Mapping[str, Any]],
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    markdown: bool,
+) -> str:
+    whole = [[*_values(point, found), *row] for point, row in zip(found, rows, strict=True)]
+    return text_table([*_fields(found), *head], whole, markdown)
+
+
+def _fields(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was changed, and a note where a point has one."""
+    fields = list(dict.fromkeys(name for point in found for name in point["values"]))
+    return [*(fields or ["point"]), *["note"] * any("note" in point for point in found)]
+
+
+def _values(point: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The point's cells under `_fields`."""
+    known = {"point": "as it is", **point["values"], "note": point.get("note", "")}
+    return [str(known.get(name, "-")) for name in _fields(found)]
 
 
 def _headed(names: Sequence[str], metric: str) -> list[str]:
@@ -103,7 +115,7 @@ def html(results: Mapping[str, Any]) -> str:
     made = results["environment"]
     facts = {
         "points": str(len(results["points"])),
-        "questions": f"{results['points'][0]['num_questions']:,}",
+        "questions": f"{max(point['num_questions'] for point in results['points']):,}",
         "training seeds": ", ".join(map(str, results["seeds"])),
         "hardware": made["hardware"],
         "commit": made["versions"].get("commit", "unknown"),
@@ -194,7 +206,7 @@ def _by_number(value: Any) -> tuple[bool, float]:
 
 def _tables(results: Mapping[str, Any]) -> Html:
     found = results["points"]
-    fields = list(dict.fromkeys(name for point in found for name in point["values"])) or ["point"]
+    fields = _fields(found)
     parts = []
     for metric, (title, factor) in SHOWN.items():
         names = [n for n in _names(found) if any(metric in p["variants"].get(n, {}) for p in found)]
@@ -202,7 +214,7 @@ def _tables(results: Mapping[str, Any]) -> Html:
         for point in found:
             cells = [_cell(point, name, metric, factor) for name in names]
             shown = [f"{c[0]:.1f} [{c[1]:.1f}, {c[2]:.1f}]" if c else "-" for c in cells]
-            rows.append([*_values(point, fields), *shown])
+            rows.append([*_values(point, found), *shown])
         if names:
             whole = table([*fields, *names], rows, label=title, texts=len(fields))
             parts += [tag("h3", title), whole]

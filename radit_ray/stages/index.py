@@ -4,11 +4,16 @@ In: an embedding artifact. Out: for each shard `shard-00000.faiss` and `shard-00
 chunk rows in the same order; the id map and the texts), so that retrieve and serve need nothing
 else. Vectors are added shard after shard; all of them are never in memory at once outside FAISS.
 
+Kind bm25, the lexical reference, takes the chunk artifact itself and needs no vectors: words are
+counted part by part, then each shard `shard-00000.safetensors` is scored with the counts of all.
+
     radit index --embeddings runs/x/embed --output runs/x/index --num-shards 4
+    radit index --embeddings runs/x/chunk --kind bm25 --output runs/x/words
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -19,6 +24,7 @@ from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
+    Input,
     artifact_input,
     commit_shard,
     read_shard,
@@ -27,20 +33,24 @@ from radit_ray.data.artifacts import (
 )
 from radit_ray.data.rows import CHUNK
 from radit_ray.data.work import Work
+from radit_ray.engines.references import retriever_input
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
-from radit_ray.models import faiss_shard
+from radit_ray.models import faiss_shard, lexical
+from radit_ray.models.presets import LEXICAL
 
 VERSION = 1
+KINDS = (*faiss_shard.KINDS, LEXICAL)
 TRAINED = ("sq", "ivf", "ivfpq")  # kinds whose quantisers are fitted to a sample
+WORDS = pa.schema([("word", pa.string()), ("count", pa.int64())])  # chunks that hold a word
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """What decides the index."""
 
-    kind: str = "flat"  # flat (exact), sq (8 bits), ivf, ivfpq, hnsw
-    num_shards: int = 1  # FAISS files; each is searched by an actor of its own
+    kind: str = "flat"  # flat (exact), sq (8 bits), ivf, ivfpq, hnsw; bm25 (words, of chunks)
+    num_shards: int = 1  # files; each is searched by an actor of its own
     nlist: int = 0  # ivf, ivfpq: cells in a shard, 0 = 4 * sqrt(chunks of the shard)
     pq_bytes: int = 0  # ivfpq: bytes of one vector, 0 = an eighth of its width
     hnsw_links: int = 32  # hnsw: links of a node
@@ -51,37 +61,41 @@ class IndexConfig:
 def index(
     config: IndexConfig, *, embeddings: str, output: str, resources: Resources = Resources()
 ) -> Artifact:
-    """Builds `num_shards` FAISS indexes (inner product) over consecutive embedding shards.
+    """Builds `num_shards` FAISS indexes (inner product) over consecutive embedding shards; of kind
+    bm25 lexical ones over chunk shards, which `embeddings` then names.
 
-    Metrics: num_chunks, dimension, kind, shards (files and rows of each). InputError on an unknown
-    kind, or more index shards than embedding shards.
+    Metrics: num_chunks, dimension (bm25: 0), kind, shards (files and rows of each). InputError on
+    an unknown kind, or more index shards than embedding shards.
     """
-    if config.kind not in faiss_shard.KINDS:
-        raise InputError(
-            f"unknown index kind {config.kind!r}{nearest(config.kind, faiss_shard.KINDS)}"
-        )
-    inputs = {"embeddings": artifact_input(embeddings, "embed")}
+    if config.kind not in KINDS:
+        raise InputError(f"unknown index kind {config.kind!r}{nearest(config.kind, KINDS)}")
+    words = config.kind == LEXICAL
+    if words:
+        source = artifact_input(embeddings, ("chunk", "embed"))
+        inputs = {"chunks": source, "retriever": retriever_input(LEXICAL, "auto")}
+    else:
+        source = artifact_input(embeddings, "embed")
+        inputs = {"embeddings": source}
     with Work.open("index", VERSION, config, inputs, output) as work:
         if work.done:
             return work.done
-        names = shard_names(inputs["embeddings"])
+        names = shard_names(source)
         if not 1 <= config.num_shards <= len(names):
             raise InputError(
-                f"num_shards={config.num_shards}, expected 1 to {len(names)} (the embedding "
-                "shards); "
-                "lower it, or chunk with fewer --docs-per-shard"
+                f"num_shards={config.num_shards}, expected 1 to {len(names)} (the "
+                f"{'chunk' if words else 'embedding'} shards); lower it, or chunk with fewer "
+                "--docs-per-shard"
             )
         groups = [part.tolist() for part in np.array_split(np.array(names), config.num_shards)]
-        files = [f"shard-{number:05d}.faiss" for number in range(config.num_shards)]
+        ending = "safetensors" if words else "faiss"
+        files = [f"shard-{number:05d}.{ending}" for number in range(config.num_shards)]
         todo = set(work.missing(files))
         items = [{"name": f, "parts": g} for f, g in zip(files, groups, strict=True) if f in todo]
-        arguments = {
-            "config": config,
-            "embeddings": inputs["embeddings"].path,
-            "output": work.output,
-        }
+        arguments = {"config": config, "source": source.path, "output": work.output}
+        if words and items:
+            arguments["counted"] = count_words(work, source, names, resources)
         map_shards(
-            IndexWorker,
+            LexicalWorker if words else IndexWorker,
             arguments,
             items,
             resources=resources,
@@ -91,8 +105,12 @@ def index(
         )
         committed = work.committed()
         shards = [
-            {"faiss": f, "arrow": f.replace(".faiss", ".arrow"), "rows": committed[f]["rows"]}
-            for f in files
+            {
+                LEXICAL if words else "faiss": file,
+                "arrow": _arrow(file),
+                "rows": committed[file]["rows"],
+            }
+            for file in files
         ]
         metrics = {
             "num_chunks": sum(s["rows"] for s in shards),
@@ -103,18 +121,102 @@ def index(
         return work.finish(resources=resources, metrics=metrics, rows=metrics["num_chunks"])
 
 
+def count_words(
+    work: Work[IndexConfig], source: Input, names: list[str], resources: Resources
+) -> str:
+    """Counts the words of each chunk shard, adds the counts, and returns the file with the sum."""
+    folder = storage.join(work.output, "resume", "words")
+    total = storage.join(folder, "all.parquet")
+    if storage.exists(_sidecar(total)):
+        return total
+    items = [{"name": n} for n in names if not storage.exists(_sidecar(storage.join(folder, n)))]
+    map_shards(
+        CountWorker,
+        {"source": source.path, "output": folder},
+        items,
+        resources=resources,
+        label="index: words",
+        unit="shard",
+        gpu=False,
+    )
+    counts: collections.Counter[str] = collections.Counter()
+    stats: collections.Counter[str] = collections.Counter()
+    for name in names:
+        table = read_shard(storage.join(folder, name))
+        counts.update(dict(zip(*table.to_pydict().values(), strict=True)))
+        stats.update(storage.read_json(_sidecar(storage.join(folder, name)))["stats"])
+    commit_shard(folder, "all.parquet", _word_table(counts), **stats)
+    return total
+
+
+def _sidecar(file: str) -> str:
+    folder, _, name = file.rpartition("/")
+    return storage.join(folder, "committed", f"{name}.json")
+
+
+def _word_table(counts: dict[str, int]) -> pa.Table:
+    return pa.table([list(counts), list(counts.values())], schema=WORDS)
+
+
+class CountWorker:
+    """How many chunks of a chunk shard hold each word."""
+
+    def __init__(self, *, source: str, output: str) -> None:
+        self.source, self.output = source, output
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        found = lexical.count_words(_words(storage.join(self.source, item["name"])))
+        return commit_shard(
+            self.output,
+            item["name"],
+            _word_table(found.counts),
+            num_chunks=found.num_chunks,
+            num_words=found.num_words,
+        )
+
+
+def _words(file: str) -> list[list[str]]:
+    """The words of each chunk of a shard."""
+    table = read_shard(file, ["title", "text"])
+    return lexical.chunk_words(table["title"].to_pylist(), table["text"].to_pylist())
+
+
+class LexicalWorker:
+    """Builds one shard of BM25 scores a call."""
+
+    def __init__(self, *, config: IndexConfig, source: str, output: str, counted: str) -> None:
+        self.source, self.output = source, output
+        stats = storage.read_json(_sidecar(counted))["stats"]
+        table = read_shard(counted).to_pydict()
+        counts = dict(zip(table["word"], table["count"], strict=True))
+        self.corpus = lexical.Corpus(
+            num_chunks=int(stats["num_chunks"]), num_words=int(stats["num_words"]), counts=counts
+        )
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        files = [storage.join(self.source, part) for part in item["parts"]]
+
+        def build() -> tuple[lexical.LexicalShard, int]:
+            chunks = (words for file in files for words in _words(file))
+            return lexical.build(chunks, self.corpus), 0
+
+        built, cost = Meter().measure(build)
+        _commit_chunks(self.output, item["name"], files)
+        return commit_shard(
+            self.output, item["name"], built.save, rows=built.count, peak_dimension=0, **cost
+        )
+
+
 class IndexWorker:
     """Builds one FAISS shard a call."""
 
-    def __init__(self, *, config: IndexConfig, embeddings: str, output: str) -> None:
-        self.config, self.embeddings, self.output = config, embeddings, output
+    def __init__(self, *, config: IndexConfig, source: str, output: str) -> None:
+        self.config, self.source, self.output = config, source, output
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         built, cost = Meter().measure(lambda: (self._build(item["parts"]), 0))
-        arrow = item["name"].replace(".faiss", ".arrow")
-        commit_shard(
-            self.output, arrow, lambda path: self._write_chunks(path, item["parts"]), rows=0
-        )
+        files = [storage.join(self.source, part) for part in item["parts"]]
+        _commit_chunks(self.output, item["name"], files)
         return commit_shard(
             self.output,
             item["name"],
@@ -136,7 +238,7 @@ class IndexWorker:
         return built
 
     def _vectors(self, part: str) -> np.ndarray:
-        return vectors_of(read_shard(storage.join(self.embeddings, part), ["embedding"]))
+        return vectors_of(read_shard(storage.join(self.source, part), ["embedding"]))
 
     def _sample(self, parts: list[str]) -> tuple[np.ndarray, int]:
         """Vectors drawn evenly from all parts, so that an ordered corpus trains no skewed cells;
@@ -155,8 +257,18 @@ class IndexWorker:
             drawn.append(vectors_ND[np.sort(rows)])
         return np.concatenate(drawn), count
 
-    def _write_chunks(self, path: str, parts: list[str]) -> None:
+
+def _arrow(name: str) -> str:
+    """The file with the chunks of an index file."""
+    return f"{name.rpartition('.')[0]}.arrow"
+
+
+def _commit_chunks(output: str, name: str, files: list[str]) -> None:
+    """The chunk rows beside an index file, in its order."""
+
+    def write(path: str) -> None:
         with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, CHUNK) as writer:
-            for part in parts:
-                table = read_shard(storage.join(self.embeddings, part), CHUNK.names)
-                writer.write_table(table.cast(CHUNK))
+            for file in files:
+                writer.write_table(read_shard(file, CHUNK.names).cast(CHUNK))
+
+    commit_shard(output, _arrow(name), write, rows=0)

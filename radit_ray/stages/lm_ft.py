@@ -53,7 +53,7 @@ from radit_ray.engines.checkpoints import load_trained
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import call, map_shards
-from radit_ray.engines.trainer import Loop, best_weights, fit
+from radit_ray.engines.trainer import Loop, best_weights, fit, show_finished
 from radit_ray.models.batches import (
     answer_logits,
     length_buckets,
@@ -120,8 +120,10 @@ def lm_ft(
     _check(config)
     config = dataclasses.replace(config, lm=inputs["lm"].path)
     resolve = resolved_precision(resources)
+    label = "lm-ft" if config.background else "it"
     with Work.open("lm-ft", VERSION, config, inputs, output, resolve) as work:
         if work.done:
+            show_finished(resources, label, work.output)
             return work.done
         chosen = choose_instances(inputs["ranked"], work.config)
         tokens = _tokenise(work, inputs["ranked"], chosen, resources)
@@ -134,7 +136,7 @@ def lm_ft(
             Loop(**values),
             work,
             resources,
-            "lm-ft",
+            label,
             worker_bytes=TRAINING_BYTES * model_bytes(config.lm) + 2**30,
         )
         record = _record(config, inputs["ranked"])

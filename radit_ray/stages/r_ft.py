@@ -49,7 +49,7 @@ from radit_ray.engines.references import (
 )
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import call
-from radit_ray.engines.trainer import Loop, best_weights, fit
+from radit_ray.engines.trainer import Loop, best_weights, fit, show_finished
 from radit_ray.models.dual_encoder import DualEncoder
 
 VERSION = 2
@@ -123,6 +123,7 @@ def r_ft(
     resolve = resolved_precision(resources)
     with Work.open("r-ft", VERSION, config, inputs, output, resolve) as work:
         if work.done:
+            show_finished(resources, "r-ft", work.output)
             return work.done
         folder = storage.join(work.output, "resume", "data")
         scored_rows, vectors = inputs["scored"], inputs["embeddings"]

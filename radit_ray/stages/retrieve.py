@@ -27,7 +27,7 @@ from radit_ray.data.corpus_examples import corpus_example, sample_rows
 from radit_ray.data.examples import read_examples
 from radit_ray.data.rows import hits_of
 from radit_ray.data.work import Work
-from radit_ray.engines.ranking import rank
+from radit_ray.engines.ranking import query_encoder, rank
 from radit_ray.engines.references import (
     local_model,
     preset_name,
@@ -37,7 +37,6 @@ from radit_ray.engines.references import (
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.sharded_index import Prefix, ShardedIndex
 from radit_ray.engines.shards import Meter, map_shards
-from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.presets import resolve_preset
 
 VERSION = 3
@@ -48,7 +47,7 @@ class RetrieveConfig:
     """What decides the ranked rows."""
 
     retriever: str = (
-        ""  # whose query encoder asks: id, folder, preset, or "QUERY_PATH,CONTEXT_PATH"
+        ""  # whose query encoder asks: id, folder, preset, "QUERY_PATH,CONTEXT_PATH", or "bm25"
     )
     preset: str = "auto"  # as in embed
     precision: str = "fp32"  # of the query encoder: "fp32", "bf16" or "auto"
@@ -116,6 +115,7 @@ def retrieve(
                 "--examples"
             )
         shards = ShardedIndex.open(source.path, nprobe=config.nprobe, prefix=_prefix(config, found))
+        shards.check(config.retriever)
         needed = config.k + max((len(row["exclude_ids"]) for row in found), default=0)
         needed = max(needed, config.k + bool(config.corpus_examples))
         if config.k < 1 or needed > shards.num_allowed:
@@ -203,11 +203,8 @@ class RetrieveWorker:
             output,
             batch_tokens,
         )
-        self.encoder = DualEncoder.load(
-            local_model(config.retriever),
-            preset=config.preset,
-            precision=config.precision,
-            device=device,
+        self.encoder = query_encoder(
+            config.retriever, preset=config.preset, precision=config.precision, device=device
         )
         self.meter = Meter(flops_per_token=self.encoder.flops_per_token)
 

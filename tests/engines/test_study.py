@@ -146,6 +146,60 @@ def test_a_study_killed_twice_asks_for_the_same_values(tmp_path: Path, sampler: 
     assert opened("killed").best() == opened("whole").best()
 
 
+@pytest.mark.parametrize("objectives", [{"em": "max"}, TWO])
+def test_what_is_settled_without_a_value_is_not_tried_again(
+    tmp_path: Path, objectives: dict[str, str]
+) -> None:
+    space = {"retriever": Choices(("a", "bm25"))}
+    for asked in (["a", "bm25"], []):  # the second start has nothing to do
+        study = Study.open(url(tmp_path), space, objectives)
+        found = []
+        while (trial := study.ask()) is not None:
+            number, values = trial
+            found.append(values["retriever"])
+            if values["retriever"] == "bm25":
+                study.settle(number, "no r-ft")
+            else:
+                study.tell(number, [1.0] * len(objectives))
+        assert found == asked
+        assert study.finished() == study.best() == [{"retriever": "a"}]
+        assert study.settled() == [({"retriever": "bm25"}, "no r-ft")]
+        assert study.given_up == []
+
+
+@pytest.mark.parametrize(("direction", "stop_early"), [("max", "median"), ("min", "quartile")])
+def test_a_trial_behind_the_others_is_stopped_for_good(
+    tmp_path: Path, direction: str, stop_early: str
+) -> None:
+    """Six trials as good as their number says; one in the middle is not behind by quartiles."""
+    goodness = [5.0, 1.0, 4.0, 3.0, 2.9, 0.5, 6.0]
+    space = {"x": Choices(tuple(map(str, range(len(goodness)))))}
+
+    def opened() -> Study:
+        return Study.open(url(tmp_path), space, {"em": direction}, stop_early=stop_early)
+
+    study = opened()
+    stopped = []
+    while (found := study.ask()) is not None:
+        number, values = found
+        value = goodness[int(values["x"])]
+        assert study.look(number, 1, value) == study.look(number, 1, value)  # said twice: once
+        if study.look(number, 2, value):
+            stopped.append(int(values["x"]))
+            study.settle(number, "stopped early at step 2")
+        else:
+            study.tell(number, [value if direction == "max" else -value])
+    # 2.9 is behind the median of 1, 3, 4, 5, not behind three quarters of them; of fewer than four
+    # trials none is stopped, however far behind
+    assert stopped == ([4, 5] if stop_early == "median" else [5])
+    again = opened()
+    assert again.ask() is None
+    assert [int(values["x"]) for values, _ in again.settled()] == stopped
+    assert again.best() == [{"x": "6"}]
+    with pytest.raises(InputError, match="holds a study of another stop_early"):
+        Study.open(url(tmp_path), space, {"em": direction})
+
+
 def test_several_objectives_have_several_best(tmp_path: Path) -> None:
     study = Study.open(url(tmp_path), {"k": Choices(("1", "3", "5"))}, TWO)
     for values in ([0.2, 1.0], [0.5, 3.0], [0.4, 4.0]):  # the last one is beaten in both
@@ -160,12 +214,22 @@ def test_contradictions_and_another_study_are_one_line(tmp_path: Path) -> None:
         (SPACE, {}, "a grid needs the values of 'lm_ft.lr' one by one"),
         (SPACE, {"sampler": "tpe"}, "num_trials=0"),
         ({}, {"sampler": "tpe", "num_trials": 3}, "the space is empty"),
+        (grid, {"num_trials": 3}, "num_trials=3 with --sampler grid, which tries every point"),
         (grid, {"sampler": "gird"}, "unknown sampler 'gird'.*grid"),
     ):
         with pytest.raises(InputError, match=message):
             Study.open(url(tmp_path), space, {"em": "max"}, **more)
+    with pytest.raises(InputError, match=r"unknown stop_early 'medain'.*median"):
+        Study.open(url(tmp_path), grid, {"em": "max"}, stop_early="medain")
+    with pytest.raises(InputError, match="stop_early=median with 2 objectives: a trial is behind"):
+        Study.open(url(tmp_path), grid, TWO, stop_early="median")
     with pytest.raises(InputError, match="objective em:up"):
         Study.open(url(tmp_path), grid, {"em": "up"})
+    for storage in ("study.db", "sqlite:////nowhere/study.db", "postgresql://me:secret@x/y"):
+        with pytest.raises(InputError, match=r"cannot be used.*SQLAlchemy URL such as") as found:
+            Study.open(storage, grid, {"em": "max"})
+        assert "secret" not in str(found.value)
+        assert "\n" not in str(found.value)
     Study.open(url(tmp_path), grid, {"em": "max"}, about={"recipe": "a"})
     with pytest.raises(InputError, match=r"study\.db holds a study of another space, recipe"):
         Study.open(url(tmp_path), {"k": Choices(("1",))}, {"em": "max"}, about={"recipe": "b"})

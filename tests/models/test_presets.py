@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from radit_ray.core.errors import InputError
+from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.presets import ENCODER_FILE, PRESETS, resolve_preset, write_preset
 
 
@@ -32,7 +33,17 @@ def test_names_give_the_family_away(retriever: str, name: str) -> None:
 
 def test_published_temperatures() -> None:
     found = {name: preset.t_r for name, preset in PRESETS.items()}
-    assert found == {"dragon-plus": 1, "dpr": 1, "contriever": 0.05, "e5": 0.01, "minilm": 0.05}
+    dense = {"dragon-plus": 1, "dpr": 1, "contriever": 0.05, "e5": 0.01, "minilm": 0.05}
+    assert found == {**dense, "bm25": 1}
+
+
+def test_bm25_is_its_own_preset_and_has_no_vectors() -> None:
+    assert resolve_preset("bm25") is resolve_preset("bm25", "bm25") is PRESETS["bm25"]
+    for retriever, preset in (("bm25", "minilm"), ("facebook/contriever-msmarco", "bm25")):
+        with pytest.raises(InputError, match="its own preset; leave --preset out"):
+            resolve_preset(retriever, preset)
+    with pytest.raises(InputError, match="bm25 searches words and has no vectors"):
+        DualEncoder.load("bm25")
 
 
 def modules(folder: Path, *types: str) -> str:

@@ -76,6 +76,16 @@ def test_the_tables_hold_every_point() -> None:
     assert "Best" not in alone
 
 
+def test_a_point_without_some_variants_says_why() -> None:
+    words = {**point({"retriever": "bm25"}, 0.2), "note": "no radit: BM25 has no weights"}
+    del words["variants"]["radit"]
+    found = results([point({"retriever": "minilm"}, 0.3), words])
+    row = "| bm25 | no radit: BM25 has no weights | 0.200 [0.100, 0.300] | - |"
+    assert row in render(found, markdown=True)
+    assert "| minilm |  | 0.300" in render(found, markdown=True)
+    assert "no radit: BM25 has no weights" in html(found)
+
+
 def test_the_page_draws_curves_and_loads_nothing() -> None:
     shown = html(results(SIZES))
     assert shown.count('class="curves"') == 4 * 3  # em, nll, recall@1

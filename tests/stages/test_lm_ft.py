@@ -92,7 +92,8 @@ def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 def tuned(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """One worker, no interruption."""
     output = str(tmp_path_factory.mktemp("lm-ft") / "one")
-    return lm_ft(config_of(chain), ranked=chain.ranked, output=output, resources=ONE)
+    shown = dataclasses.replace(ONE, history=f"{output}-shown")
+    return lm_ft(config_of(chain), ranked=chain.ranked, output=output, resources=shown)
 
 
 def test_the_weights_are_those_of_a_naive_loop(
@@ -149,6 +150,18 @@ def test_it_learns_and_keeps_the_best_of_dev(tuned: Artifact) -> None:
     assert tuned.metrics["dev_before"]["nll"] == dev[0]
     # 16 steps of a tiny LM; the tokenizer's trainer breaks ties at random, so this varies by run
     assert tuned.metrics["dev"]["nll"] < 0.9 * dev[0]
+
+
+def test_looks_at_dev_are_shown_as_they_come_and_again_by_a_rerun(
+    tuned: Artifact, chain: Chain, tmp_path: Path
+) -> None:
+    history = json.loads(Path(tuned.path, "history.json").read_text())
+    looks = [entry for entry in history if "dev" in entry]
+    assert [entry["step"] for entry in looks] == [*range(0, STEPS, 4), STEPS]
+    assert json.loads(Path(f"{tuned.path}-shown", "lm-ft.json").read_text()) == looks
+    again = dataclasses.replace(ONE, history=str(tmp_path))
+    lm_ft(config_of(chain), ranked=chain.ranked, output=tuned.path, resources=again)
+    assert json.loads((tmp_path / "lm-ft.json").read_text()) == looks
 
 
 def test_the_export_loads_in_plain_transformers(tuned: Artifact, chain: Chain) -> None:
