@@ -94,11 +94,11 @@ def _text(text: str, answers: Sequence[str]) -> Html:
     """A chunk's text with the answers marked; a long one as the part around the first of them."""
     if len(text) <= EXCERPT:
         return tag("p", highlighted(text, marks(text, answers)))
-    part = excerpt(text, answers)
-    whole = tag("p", highlighted(text, marks(text, answers)))
-    return join(
-        [tag("p", highlighted(part, marks(part, answers))), details("the whole chunk", whole)]
+    short, whole = (
+        tag("p", highlighted(shown, marks(shown, answers)))
+        for shown in (excerpt(text, answers), text)
     )
+    return join([short, details("the whole chunk", whole)])
 
 
 def highlighted(text: str, spans: Sequence[tuple[int, int]]) -> Html:

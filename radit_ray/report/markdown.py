@@ -1,4 +1,4 @@
-"""The report as Markdown with its pictures beside it: what the page shows, with every table in full.
+"""The report as Markdown with its pictures beside it: what the page shows, every table in full.
 
 In: what `results.json` and `run.json`, or `sweep.json`, hold; the questions; which PNGs there are.
 Out: the text of `report.md`. Pictures are named by their path from it.
@@ -32,9 +32,10 @@ from radit_ray.report.words import DEV, sentence
 Results = Mapping[str, Any]
 FOLDER = "plots"
 ABOUT = (
-    "em and f1 with KILT's normalisation; nll of the first gold answer under the mixture, nats; recall "
-    "of the ranked list. Square brackets: 95% bootstrap over groups of questions; `*`: 0 lies outside; "
-    "round brackets: the smallest difference that a sample like this finds 4 times in 5."
+    "em and f1 with KILT's normalisation; nll of the first gold answer under the mixture, nats; "
+    "recall of the ranked list. Square brackets: 95% bootstrap over groups of questions; `*`: 0 "
+    "lies outside; round brackets: the smallest difference that a sample like this finds 4 times "
+    "in 5."
 )
 
 

@@ -77,7 +77,7 @@ def _dots(axes: Any, figure: Dots) -> None:
     """Intervals around 0, or values, the first row on top."""
     factor = METRICS[figure.metric].factor
     diff = figure.key == "diff"
-    for row, (name, cell) in enumerate(figure.cells.items()):
+    for row, cell in enumerate(figure.cells.values()):
         value, low, high = (factor * cell[key] for key in (figure.key, "low", "high"))
         kind = verdict(cell, figure.metric) if diff else "better"
         if diff and figure.bands:

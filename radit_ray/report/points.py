@@ -6,6 +6,7 @@ In: what `sweep.json` holds. Out: figures (figures.py). What is measured within 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,34 +91,43 @@ def curves(results: Results) -> list[tuple[str, list[Curves]]]:
         counted = questions(points[0]["num_questions"], results["seeds"])
         if same:
             counted = f"{same}. {counted}"
-        figures = []
-        for part, key, metrics in (
-            ("variants", "value", SHOWN),
-            ("contrasts", "diff", COMPARED),
-        ):
-            diff = part == "contrasts"
-            for metric in metrics:
-                series = {
-                    shown_contrast(name): tuple(
-                        _cell(p[part].get(name), metric, key) for p in points
-                    )
-                    for name in names_of(points, part)
-                }
-                series = {name: line for name, line in series.items() if any(line)}
-                if series:
-                    made = Curves(
-                        file=f"curve-{before}{'differences-' if diff else ''}{plain(metric)}",
-                        title=title_of(metric, diff=diff),
-                        axis=FIELDS.get(moving, moving),
-                        upright=axis_of(metric, diff=diff),
-                        labels=labels,
-                        series=series,
-                        zero=diff,
-                        note=f"{counted}. Bands: {INTERVAL}.",
-                    )
-                    figures.append(made)
+        figures = [
+            made
+            for part, metrics in (("variants", SHOWN), ("contrasts", COMPARED))
+            for metric in metrics
+            if (made := _curve(points, part, metric, before))
+        ]
+        axis, note = FIELDS.get(moving, moving), f"{counted}. Bands: {INTERVAL}."
+        figures = [
+            dataclasses.replace(made, axis=axis, labels=labels, note=note) for made in figures
+        ]
         found.append((same, figures))
     return found
+
+
+def _curve(points: Sequence[Point], part: str, metric: str, before: str) -> Curves | None:
+    """One metric of every variant, or of every contrast, over the points; None where it is not
+    known.
+    """
+    diff = part == "contrasts"
+    key = "diff" if diff else "value"
+    series = {
+        shown_contrast(name): tuple(_cell(p[part].get(name), metric, key) for p in points)
+        for name in names_of(points, part)
+    }
+    series = {name: line for name, line in series.items() if any(line)}
+    if not series:
+        return None
+    return Curves(
+        file=f"curve-{before}{'differences-' if diff else ''}{plain(metric)}",
+        title=title_of(metric, diff=diff),
+        axis="",
+        upright=axis_of(metric, diff=diff),
+        labels=(),
+        series=series,
+        zero=diff,
+        note="",
+    )
 
 
 def _cell(cells: Any, metric: str, key: str) -> tuple[float, float, float] | None:

@@ -20,7 +20,6 @@ from radit_ray.report.words import ABSENT, METRICS, seconds, shown_contrast, si
 
 Results = Mapping[str, Any]
 NO_CURVE = "Nothing was changed step by step, see the tables."
-NO_FRONT = "No cost of an answer by point: {}. `radit sweep cycles | lms | retrievers | custom` records it."
 
 
 def render(results: Results, *, markdown: bool = False) -> str:
@@ -102,10 +101,11 @@ def trials(results: Results) -> tuple[list[str], list[list[str]]]:
 def no_front(results: Results) -> str:
     """Why there is no front, in a sentence."""
     if results["kind"] in ("chunks", "corpus", "snapshot"):
-        return NO_FRONT.format(
-            "all points of this sweep were answered together, in one finished run"
+        return (
+            "All points of this sweep were answered together in one finished run, so none has a "
+            "cost of its own."
         )
-    return NO_FRONT.format("one variant in one trial is no choice, or its answers bore no cost")
+    return "Fewer than two variants or trials recorded what their answers cost."
 
 
 def _values(point: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
