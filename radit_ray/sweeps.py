@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
@@ -29,7 +29,7 @@ from radit_ray.data.examples import read_examples
 from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.answering import METRICS
 from radit_ray.engines.doctor import environment
-from radit_ray.engines.references import model_input, retriever_input
+from radit_ray.engines.references import model_input, num_parameters, retriever_input
 from radit_ray.engines.study import Choices, Space, Study
 from radit_ray.engines.sweep import check_parallel, check_trackers, run_study, trial_resources
 from radit_ray.pipeline import pipeline
@@ -295,12 +295,20 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
         "trials": [{name: record[name] for name in ("values", "metrics")} for record in records],
         "best": study.best(),
         "failed": study.given_up,
+        "parameters": _sizes(finished),
         "environment": environment(),
     }
     storage.write_json(storage.join(sweep.output, "sweep.json"), results)
     for values in study.given_up:
         print(f"radit: a trial failed and has no point: {values}", file=sys.stderr)
     return results
+
+
+def _sizes(finished: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """{model: parameters} of the models that the trials changed, where their folders are here."""
+    fields = ("lm", "retriever")
+    named = {values[field] for values in finished for field in fields if field in values}
+    return {name: num_parameters(name) for name in sorted(named)}
 
 
 def _flat(point: Mapping[str, Any]) -> dict[str, float]:

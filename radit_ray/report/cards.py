@@ -75,7 +75,7 @@ def _side(side: Side) -> Html:
         if each and place < len(alone):
             own = [_answer(alone[place], bool(exact_match(alone[place], answers)))]
             if wins(prediction, place):
-                own += [Html(" "), tag("span", "wins", class_="wins")]
+                own += [Html(" "), tag("span", "this answer wins", class_="wins")]
             parts.append(tag("p", "alone it gives ", *own, class_="alone"))
         chunks.append(tag("li", *parts))
     heading = tag("h4", tag("span", side.variant, class_="name"), f" {lm} + {finder}" if lm else "")

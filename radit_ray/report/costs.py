@@ -23,22 +23,18 @@ def answers(results: Results) -> Html:
     if not shown:
         words = "This run did not record what each variant's answers cost (its evaluate is older)."
         return tag("p", words, class_="note")
-    best = {figure.file: {spot.series for spot in figure.spots if spot.best} for figure in shown}
+    best = {figure.metric: {spot.series for spot in figure.spots if spot.best} for figure in shown}
     rows = []
     for name, spent in sorted(costs.items(), key=lambda item: item[1]["device_s"]):
         cells = results["variants"][name]
         numbers = [
             METRICS[m].number(cells[m]["value"]) if m in cells else ABSENT for m in ("em", "nll")
         ]
-        on = ", ".join(
-            METRICS["em" if "em" in file else "nll"].name
-            for file, names in best.items()
-            if name in names
-        )
+        on = ", ".join(metric.upper() for metric, names in best.items() if name in names)
         label = tag("span", name, class_="name")
         spent_s = f"{spent['device_s']:.3g}"
         rows.append([label, on or ABSENT, spent_s, si(spent["tokens"]), *numbers])
-    head = ["variant", "on the front by", "device s", "tokens", "exact match, %", "NLL, nats"]
+    head = ["variant", "on the front of", "device s", "tokens", "exact match, %", "NLL, nats"]
     whole = table(head, rows, label="cost of an answer", texts=2)
     return join([fronts(shown), tag("h3", "What a question costs"), whole])
 

@@ -30,7 +30,7 @@ from radit_ray.report.frames import (
 from radit_ray.report.markup import Html, join, tag
 from radit_ray.report.plots import Scale
 
-HEIGHT, BOTTOM = 310.0, 40.0  # without the labels below
+HEIGHT, BOTTOM = 350.0, 40.0  # without the labels below
 
 
 def lines(plot: Curves) -> Html:
@@ -38,7 +38,7 @@ def lines(plot: Curves) -> Html:
     cells = [cell for line in plot.series.values() for cell in line if cell is not None]
     if not cells:
         return Html("")
-    letters = int(_slot(len(plot.labels)) / LETTER)
+    letters = int(_slot(len(plot.labels)) / LETTER) - 1
     labels = [wrapped(label, letters) for label in plot.labels]
     bottom = BOTTOM + LINE * max(map(len, labels))
     height = HEIGHT + bottom - BOTTOM

@@ -18,21 +18,8 @@ from radit_ray.report.words import METRICS
 Results = Mapping[str, Any]
 Cell = tuple[float, float, float]  # value, low, high, in the unit of the axis
 
-# colour of a line by what it is, so that a variant looks the same in every plot; the colours are in
-# page.css and pictures.py, 6 of them, apart from each other for colour-blind readers too
-COLOURS = {
-    "replug": 0,
-    "closed-book": 0,
-    "it-retrieval": 1,
-    "it": 1,
-    "r-ft": 2,
-    "lm-ft": 3,
-    "lm-ft-closed-book": 3,
-    "radit": 4,
-    "replug-5shot": 5,
-}
-DASHED = ("closed-book", "it", "lm-ft-closed-book")  # those without chunks
-NUM_COLOURS, NUM_MARKS = 6, 6
+NUM_COLOURS, NUM_MARKS = 6, 6  # in page.css, pictures.py and frames.py; the colours are apart from
+# each other for colour-blind readers too
 INTERVAL = "95% interval (bootstrap over groups of questions)"
 
 
@@ -43,6 +30,19 @@ class Look:
     colour: int
     mark: int
     dashed: bool
+
+
+KNOWN = {  # variant -> colour, mark, dashed (those without chunks): the same in every plot
+    "replug": Look(colour=0, mark=0, dashed=False),
+    "replug-5shot": Look(colour=5, mark=4, dashed=False),
+    "closed-book": Look(colour=0, mark=4, dashed=True),
+    "it": Look(colour=1, mark=3, dashed=True),
+    "it-retrieval": Look(colour=1, mark=1, dashed=False),
+    "lm-ft": Look(colour=3, mark=2, dashed=False),
+    "lm-ft-closed-book": Look(colour=3, mark=1, dashed=True),
+    "r-ft": Look(colour=2, mark=3, dashed=False),
+    "radit": Look(colour=4, mark=5, dashed=False),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,9 +100,9 @@ class Front:
 
     file: str
     title: str
+    metric: str
     axis: str
     upright: str
-    lower_is_better: bool
     spots: tuple[Spot, ...]
     note: str
 
@@ -121,21 +121,23 @@ Figure = Dots | Curves | Front | Bars
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """How each line looks: known variants always in their colour, marks in the order they come.
+    """How each line looks: a known variant always the same, others in the colours that are left.
 
-    >>> looks(["replug", "radit"])["radit"]
-    Look(colour=4, mark=1, dashed=False)
+    >>> looks(["radit", "a-minus-b"])["a-minus-b"]
+    Look(colour=0, mark=1, dashed=False)
     """
     every = list(dict.fromkeys(names))
-    taken = {COLOURS[name] for name in every if name in COLOURS}
+    taken = {KNOWN[name].colour for name in every if name in KNOWN}
     free = [colour for colour in range(NUM_COLOURS) if colour not in taken]
-    unknown = itertools.cycle(free or range(NUM_COLOURS))
+    others = itertools.cycle(free or range(NUM_COLOURS))
     found: dict[str, Look] = {}
     for number, name in enumerate(every):
-        colour = COLOURS[name] if name in COLOURS else next(unknown)
-        # the second of a colour is dashed
-        dashed = name in DASHED or any(look.colour == colour for look in found.values())
-        found[name] = Look(colour=colour, mark=number % NUM_MARKS, dashed=dashed)
+        if name in KNOWN:
+            found[name] = KNOWN[name]
+            continue
+        colour = next(others)
+        again = any(look.colour == colour for look in found.values())  # the second one is dashed
+        found[name] = Look(colour=colour, mark=number % NUM_MARKS, dashed=again)
     return found
 
 
@@ -153,19 +155,22 @@ def better(metric: str) -> str:
     return "lower is better" if METRICS[metric].lower_is_better else "higher is better"
 
 
-def questions(count: int, seeds: Sequence[int]) -> str:
-    """Whom the numbers stand for.
+def counted(results: Results) -> str:
+    """What the numbers stand for, of a run or a sweep.
 
-    >>> questions(2566, [0])
-    '2,566 questions, 1 training seed'
+    >>> counted({"recipe": "demo", "num_questions": 2566, "seeds": [0]})
+    'demo: 2,566 questions, 1 training seed'
     """
-    return f"{count:,} questions, {len(seeds)} training seed{'s' if len(seeds) > 1 else ''}"
+    seeds = len(results["seeds"])
+    count = (results if "num_questions" in results else results["points"][0])["num_questions"]
+    told = f"{count:,} questions, {seeds} training seed{'s' if seeds > 1 else ''}"
+    return f"{results['recipe']}: {told}"
 
 
 def title_of(metric: str, *, diff: bool = False) -> str:
     name = METRICS[metric].name
     shown = f"Difference in {name}" if diff else name[0].upper() + name[1:]
-    return f"{shown}, {better(metric)}"
+    return f"{shown} ({better(metric)})"
 
 
 def plain(name: str) -> str:
@@ -203,10 +208,12 @@ def _dots_note(figure: Dots, results: Results) -> str:
         if figure.bands
         else ""
     )
-    counted = questions(results["num_questions"], results["seeds"])
     if figure.key == "value":
-        return f"{counted}. Dot and line: value and {INTERVAL}."
-    return f"{counted}. Dot and line: difference and {INTERVAL}; hollow where 0 lies inside.{band}"
+        return f"{counted(results)}. Dot and line: value and {INTERVAL}."
+    return (
+        f"{counted(results)}. Dot and line: difference and {INTERVAL}; hollow where 0 lies inside."
+        f"{band}"
+    )
 
 
 def ablation(results: Results) -> list[Dots]:
@@ -240,7 +247,6 @@ def per_question(results: Results) -> dict[str, dict[str, float]]:
 def run_fronts(results: Results) -> list[Front]:
     """Exact match and NLL of the variants against device seconds of a question."""
     costs = per_question(results)
-    counted = questions(results["num_questions"], results["seeds"])
     found = []
     for metric in ("em", "nll"):
         spots = [
@@ -249,7 +255,7 @@ def run_fronts(results: Results) -> list[Front]:
             if name in costs and metric in cells
         ]
         if len(spots) > 1:
-            found.append(front(spots, metric, counted))
+            found.append(front(spots, metric, counted(results)))
     return found
 
 
@@ -262,8 +268,8 @@ def stage_times(results: Results) -> Bars:
         file="time",
         title="Where the time went",
         rows={name: (cost["wall_s"], cost.get("device_s", 0.0)) for name, cost in costs.items()},
-        note=f"{which}Wall: from the stage's start to its end. Device: all its workers added up. "
-        f"{results['environment']['hardware']}.",
+        note=f"{results['recipe']}. {which}Wall: from the stage's start to its end. Device: all "
+        f"its workers added up. {results['environment']['hardware']}.",
     )
 
 
@@ -277,17 +283,17 @@ def cell_of(cells: Mapping[str, Mapping[str, float]], metric: str, key: str = "v
     return factor * cell[key], factor * cell["low"], factor * cell["high"]
 
 
-def front(spots: Sequence[Spot], metric: str, counted: str) -> Front:
+def front(spots: Sequence[Spot], metric: str, about: str) -> Front:
     """The figure of some spots, those on the Pareto front marked."""
     lower = METRICS[metric].lower_is_better
     return Front(
         file=f"front-{plain(metric)}",
-        title=f"{title_of(metric)}, against its cost",
+        title=f"{title_of(metric)} against its cost",
         axis="device seconds of answering a question",
         upright=axis_of(metric),
-        lower_is_better=lower,
+        metric=metric,
         spots=tuple(pareto(spots, lower_is_better=lower)),
-        note=f"{counted}. Bars: {INTERVAL}. Line and full marks: the Pareto front, by the values "
+        note=f"{about}. Bars: {INTERVAL}. Line and full marks: the Pareto front, by the values "
         "themselves. Cost: seconds of all workers; finding the chunks is not in it.",
     )
 

@@ -7,6 +7,7 @@ box shrinks and page.css makes the letters larger inside it, so all room is meas
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +17,7 @@ from radit_ray.report.plots import Scale, ticks
 
 WIDTH = 640.0
 LEFT, RIGHT, TOP = 56.0, 16.0, 34.0
-LETTER, LINE = 11.0, 22.0  # width and height of a letter on a phone
+LETTER, LINE = 12.5, 22.0  # width and height of a letter on a phone
 SHAPES = (  # corners of a mark around its middle; the first one is a circle
     "",
     "-4.2,-4.2 4.2,-4.2 4.2,4.2 -4.2,4.2",
@@ -93,15 +94,15 @@ def legend(names: Sequence[str], *, line: bool = True) -> Html:
 
 
 def wrapped(label: str, width: int, *, most: int = 4) -> list[str]:
-    """A label in lines of at most `width` letters, broken after spaces, slashes, dots and dashes
-    where it can be.
+    """A label in lines of at most `width` letters, broken after spaces, slashes and dashes where it
+    can be.
 
-    >>> wrapped("wiki-causal-minilm (22.7 M)", 12)
-    ['wiki-causal-', 'minilm', '(22.7 M)']
+    >>> wrapped("wiki-causal-minilm (22.7M)", 12)
+    ['wiki-causal-', 'minilm', '(22.7M)']
     """
     width = max(width, 4)
     lines = [""]
-    for part in re.findall(r".*?(?:[\s/\-_.,]+|$)", label):
+    for part in re.findall(r".*?(?:[ /\-_]+|$)", label):
         while part.strip():
             if len((lines[-1] + part).strip()) <= width:
                 lines[-1] += part
@@ -122,28 +123,37 @@ def labels_beside(
     texts: Sequence[str],
     *,
     room: Box,
+    lines: Sequence[tuple[float, float]] = (),
     letter: float = LETTER,
     line: float = LINE,
     gap: float = 9.0,
 ) -> list[tuple[float, float, str] | None]:
     """(x of its anchor, y of its middle, anchor) of each spot's label, earlier ones first; None
-    where it would cover a spot or another label.
+    where it would cover a spot or another label. `lines` are the corners of stairs, crossed only
+    where there is no other room.
     """
-    taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
+    half = 0.7 * gap
+    taken: list[Box] = [(x - half, y - half, x + half, y + half) for x, y in spots]
+    stairs = [
+        (min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]), max(a[1], b[1]))
+        for a, b in itertools.pairwise(lines)
+    ]
     found: list[tuple[float, float, str] | None] = []
     for (x, y), text in zip(spots, texts, strict=True):
         width = letter * len(text)
         beside: list[tuple[float, float, str]] = [
             (x + gap, y, "start"),
             (x - gap, y, "end"),
+            (x - gap, y - line * 0.7, "end"),
+            (x - gap, y + line * 0.7, "end"),
+            (x + gap, y + line * 0.7, "start"),
+            (x + gap, y - line * 0.7, "start"),
             (x, y - line / 2 - gap, "middle"),
             (x, y + line / 2 + gap, "middle"),
-            (x + gap, y - line * 0.8, "start"),
-            (x + gap, y + line * 0.8, "start"),
-            (x - gap, y - line * 0.8, "end"),
-            (x - gap, y + line * 0.8, "end"),
         ]
-        place = next((p for p in beside if _fits(_box(p, width, line), room, taken)), None)
+        free = [p for p in beside if _fits(_box(p, width, line), room, taken)]
+        clear = [p for p in free if _fits(_box(p, width, line), room, stairs)]
+        place = next(iter(clear or free), None)
         if text and place:
             taken.append(_box(place, width, line))
         found.append(place if text else None)

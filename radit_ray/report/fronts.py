@@ -44,10 +44,12 @@ def picture(plot: Front) -> Html:
         (_x(spot.cost, costs), height_of(spot.cell[0], scale, HEIGHT, BOTTOM))
         for spot in plot.spots
     ]
+    best = {x: y for (x, y), spot in zip(spots, plot.spots, strict=True) if spot.best}
+    stairs = stops(best, WIDTH - RIGHT)
     parts = [
         upright(scale, plot.upright, HEIGHT, BOTTOM),
         _below(costs, plot.axis),
-        _front(plot.spots, spots),
+        tag("polyline", points=points_of(stairs), class_="stairs"),
     ]
     known = looks(spot.series for spot in plot.spots)
     for (x, y), spot in zip(spots, plot.spots, strict=True):
@@ -56,7 +58,7 @@ def picture(plot: Front) -> Html:
         words = f"{spot.name}: {told(spot.cell)} for {spot.cost:.3g} s"
         dot = mark(known[spot.series], x, y, words, kind="dot" if spot.best else "dot hollow")
         parts.append(tag("g", bar, dot, class_=style(known[spot.series])))
-    parts += _words(plot.spots, spots)
+    parts += _words(plot.spots, spots, stairs)
     names = list(dict.fromkeys(spot.series for spot in plot.spots))
     return figure(plot.title, plot.title, HEIGHT, parts, legend(names, line=False))
 
@@ -97,7 +99,7 @@ def _below(costs: tuple[Scale, bool], title: str) -> Html:
     parts = [
         tag("line", x1=f"{LEFT:g}", x2=f"{WIDTH - RIGHT:g}", y1=f"{floor:g}", y2=f"{floor:g}",
             class_="floor"),
-        below(f"{title}{', by factors' if costs[1] else ''}", HEIGHT),
+        below(f"{title}{', log scale' if costs[1] else ''}", HEIGHT),
     ]  # fmt: skip
     for value in cost_ticks(*costs):
         x = f"{_x(value, costs):.1f}"
@@ -107,19 +109,16 @@ def _below(costs: tuple[Scale, bool], title: str) -> Html:
     return join(parts)
 
 
-def _front(spots: Sequence[Spot], places: Sequence[tuple[float, float]]) -> Html:
-    """The stairs: what the best costs at most."""
-    best = {x: y for (x, y), spot in zip(places, spots, strict=True) if spot.best}
-    return tag("polyline", points=points_of(stops(best, WIDTH - RIGHT)), class_="stairs")
-
-
-def _words(spots: Sequence[Spot], places: Sequence[tuple[float, float]]) -> list[Html]:
+def _words(
+    spots: Sequence[Spot],
+    places: Sequence[tuple[float, float]],
+    stairs: Sequence[tuple[float, float]],
+) -> list[Html]:
     """Names beside the spots, those on the front first, where there is room."""
     order = sorted(range(len(spots)), key=lambda number: not spots[number].best)
     texts = [spots[n].name if spots[n].best or not spots[n].label else "" for n in order]
     room = (LEFT, TOP - LINE / 2, WIDTH, HEIGHT - BOTTOM)
-    # every spot blocks every label, so their order may be that of the labels
-    found = labels_beside([places[n] for n in order], texts, room=room)
+    found = labels_beside([places[n] for n in order], texts, room=room, lines=stairs)
     return [
         tag("text", text, x=f"{x:.1f}", y=f"{y:.1f}", dy="5", text_anchor=anchor, class_="named")
         for text, place in zip(texts, found, strict=True)

@@ -6,12 +6,12 @@ report has its page and its Markdown all the same.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from radit_ray.report.comparisons import dots_scale
 from radit_ray.report.figures import Bars, Curves, Dots, Figure, Front, Look, axis_of, looks
 from radit_ray.report.frames import labels_beside, stops, wrapped
 from radit_ray.report.fronts import cost_scale, cost_ticks
@@ -44,7 +44,11 @@ STYLE = {
 
 
 def available() -> bool:
-    return importlib.util.find_spec("matplotlib") is not None
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def png(figure: Figure) -> bytes:
@@ -62,7 +66,7 @@ def png(figure: Figure) -> bytes:
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, layout="constrained")
         FigureCanvasAgg(canvas)
-        note = textwrap.wrap(figure.note, 112)
+        note = textwrap.wrap(figure.note, 125)
         foot = 0.02 + 0.032 * len(note)
         canvas.get_layout_engine().set(rect=(0.015, foot, 0.97, 0.875 - foot))
         canvas.text(0.025, 0.955, figure.title, fontsize=18, fontweight="bold", va="center")
@@ -96,12 +100,14 @@ def _dots(axes: Any, figure: Dots) -> None:
             zorder=3,
         )
         shown = METRICS[figure.metric].number(cell[figure.key], "+" if diff else "")
-        axes.annotate(shown, (1.01, row), xycoords=("axes fraction", "data"), va="center")
+        axes.annotate(shown, (1.02, row), xycoords=("axes fraction", "data"), va="center")
     labels = [shown_contrast(name) for name in figure.cells]
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
+    scale = dots_scale(figure)
+    axes.set_xlim(scale.low, scale.high)
     if diff:
         axes.axvline(0.0, color=SOFT, linestyle="--", linewidth=1.2, zorder=1)
         lower = METRICS[figure.metric].lower_is_better
@@ -163,7 +169,7 @@ def _front(axes: Any, figure: Front) -> None:
         )
         named.add(spot.series)
     axes.grid(axis="y")
-    axes.set_xlabel(figure.axis + (", by factors" if by_factors else ""))
+    axes.set_xlabel(figure.axis + (", log scale" if by_factors else ""))
     axes.set_ylabel(figure.upright)
     if len(figure.spots) > len(known) or len(known) > 9:
         _legend(axes)
@@ -172,18 +178,32 @@ def _front(axes: Any, figure: Front) -> None:
 
 def _names(axes: Any, figure: Front) -> None:
     """Names beside the marks, once the axes have their place."""
+    from matplotlib.patheffects import withStroke
+
     axes.figure.draw_without_rendering()
     box = axes.get_window_extent()
     order = sorted(figure.spots, key=lambda spot: not spot.best)
     texts = [spot.name if spot.best or not spot.label else "" for spot in order]
     places = [tuple(axes.transData.transform((spot.cost, spot.cell[0]))) for spot in order]
     room = (box.x0, box.y0, box.x1, box.y1)
-    found = labels_beside(places, texts, room=room, letter=16.5, line=32.0, gap=19.0)
+    best = {x: y for (x, y), spot in zip(places, order, strict=True) if spot.best}
+    stairs = stops(best, box.x1)
+    found = labels_beside(places, texts, room=room, lines=stairs, letter=16.5, line=32.0, gap=19.0)
+    halo = [withStroke(linewidth=4, foreground="white")]
     align = {"start": "left", "middle": "center", "end": "right"}
     for text, place in zip(texts, found, strict=True):
         if place:
             x, y = axes.transData.inverted().transform(place[:2])
-            axes.text(x, y, text, ha=align[place[2]], va="center", fontsize=12.5, zorder=4)
+            axes.text(
+                x,
+                y,
+                text,
+                ha=align[place[2]],
+                va="center",
+                fontsize=12.5,
+                zorder=4,
+                path_effects=halo,
+            )
 
 
 def _bars(axes: Any, figure: Bars) -> None:
@@ -203,7 +223,7 @@ def _bars(axes: Any, figure: Bars) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.set_xlabel("seconds")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=12)
 
 
 def _drawn(look: Look) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from radit_ray.report.figures import (
     Spot,
     axis_of,
     cell_of,
+    counted,
     front,
     plain,
-    questions,
     title_of,
 )
 from radit_ray.report.words import shown_contrast, si
@@ -34,7 +34,7 @@ FIELDS = {  # what moved, as an axis says it
     "num_documents": "documents searched",
     "corpus": "corpus searched",
     "cycles": "cycles of LM-ft and R-ft",
-    "lm": "base LM, with its parameters where they are known",
+    "lm": "base LM (parameters)",
     "retriever": "base retriever",
 }
 
@@ -88,16 +88,14 @@ def curves(results: Results) -> list[tuple[str, list[Curves]]]:
             continue
         before = f"{number}-" if several else ""
         labels = _labels(results, points, moving)
-        counted = questions(points[0]["num_questions"], results["seeds"])
-        if same:
-            counted = f"{same}. {counted}"
+        about = counted(results) + (f", {same}" if same else "")
         figures = [
             made
             for part, metrics in (("variants", SHOWN), ("contrasts", COMPARED))
             for metric in metrics
             if (made := _curve(points, part, metric, before))
         ]
-        axis, note = FIELDS.get(moving, moving), f"{counted}. Bands: {INTERVAL}."
+        axis, note = FIELDS.get(moving, moving), f"{about}. Bands: {INTERVAL}."
         figures = [
             dataclasses.replace(made, axis=axis, labels=labels, note=note) for made in figures
         ]
@@ -140,7 +138,7 @@ def _labels(results: Results, points: Sequence[Point], moving: str) -> tuple[str
     sizes = results.get("parameters", {})
     short = ends(values)
     return tuple(
-        f"{label} ({si(sizes[value])})" if sizes.get(value) else label
+        f"{label} ({si(sizes[value]).replace(' ', chr(0xA0))})" if sizes.get(value) else label
         for label, value in zip(short, values, strict=True)
     )
 
@@ -161,12 +159,11 @@ def ends(values: Sequence[str]) -> list[str]:
 
 def fronts(results: Results) -> list[Front]:
     """Exact match and NLL of every trial's variants against device seconds of a question."""
-    counted = questions(results["points"][0]["num_questions"], results["seeds"])
     found = []
     for metric in COMPARED:
         spots = _spots(results, metric)
         if len(spots) > 1:
-            found.append(front(spots, metric, counted))
+            found.append(front(spots, metric, counted(results)))
     return found
 
 
@@ -196,4 +193,16 @@ def trial_labels(trials: Sequence[Mapping[str, Any]]) -> list[str]:
         field: ends([str(trial["values"].get(field, "-")) for trial in trials]) for field in fields
     }
     moved = [field for field, column in columns.items() if len(set(column)) > 1]
-    return [", ".join(f"{f} {columns[f][row]}" for f in moved) for row in range(len(trials))]
+    return [
+        ", ".join(_told(field, columns[field][row]) for field in moved)
+        for row in range(len(trials))
+    ]
+
+
+def _told(field: str, value: str) -> str:
+    """A number says what it counts; a name needs no more words.
+
+    >>> _told("k_infer", "5"), _told("lm", "gpt2")
+    ('k_infer 5', 'gpt2')
+    """
+    return f"{field} {value}" if value[:1].isdigit() else value

@@ -165,11 +165,21 @@ ENVIRONMENT = {
 }
 
 
+def cost_of(place: int) -> dict[str, float]:
+    """Of a variant's 8 answers: 0.5 s a question for the first one, 1 s for the next."""
+    return {"questions": 8.0, "device_s": 4.0 * (place + 1), "tokens": 800.0}
+
+
 def make_run(
-    folder: Path, changes: Mapping[str, Any] | None = None, ranked_changes: Any = None
+    folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    ranked_changes: Any = None,
+    *,
+    costs: bool = False,
 ) -> Path:
     """A run's folder: predictions, ranked rows, run.json and results.json. `changes` go into every
-    prediction of question 0, `ranked_changes` into its ranked rows.
+    prediction of question 0, `ranked_changes` into its ranked rows; `costs`: each variant's answers
+    have a cost.
     """
     shard = "part-00000.parquet"
     for kind, variant in (("retrieve-base", "replug"), ("retrieve-tuned", "radit")):
@@ -188,6 +198,8 @@ def make_run(
         "stages": STAGES,
         "environment": ENVIRONMENT,
     }
+    if costs:
+        results["cost"] = {v: cost_of(place) for place, v in enumerate((*TABLE, PROBE))}
     variants = {
         variant: {
             "k": 0 if variant in ("closed-book", PROBE) else 2,
@@ -199,4 +211,61 @@ def make_run(
     record = {"recipe": {**recipe, "evaluate": {"tasks": ["open"]}}, "variants": variants}
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def sweep_point(values: dict[str, Any], em: float, *, recall: bool = True) -> dict[str, Any]:
+    """One point of a sweep: replug and radit with the same exact match."""
+    cell = {"value": em, "low": em - 0.1, "high": em + 0.1}
+    radit = {"em": cell, "nll": {**cell, "value": 3.0, "low": 2.5, "high": 3.5}}
+    if recall:
+        radit["recall@1"] = cell
+    difference = {"diff": 0.2, "low": 0.1, "high": 0.3, "mde": 0.15}
+    return {
+        "values": values,
+        "num_questions": 600,
+        "variants": {"replug": {"em": cell}, "radit": radit},
+        "contrasts": {"radit-minus-replug": {"em": difference}},
+    }
+
+
+def sweep_results(points: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """What sweep.json holds."""
+    return {
+        "kind": "corpus",
+        "recipe": "demo",
+        "objectives": {"radit.em": "max"},
+        "seeds": [0, 1],
+        "points": points,
+        "trials": [{"values": {}, "metrics": {"wall_s": 60.0}}] * 2,
+        "best": [{"r_ft.lr": "1e-4"}],
+        "environment": {
+            "command": "radit sweep corpus demo --values 10,20",
+            "hardware": "2 x CPU",
+            "versions": {"commit": "abc"},
+        },
+        **more,
+    }
+
+
+def make_sweep(folder: Path) -> Path:
+    """A folder with a sweep over LMs of long names whose answers have a cost."""
+    names = ("models/wiki-causal-minilm", "org/AnotherModel-135M", "org/SomeModel-0.5B-Instruct")
+    points = [sweep_point({"lm": name}, 0.3 + place / 5) for place, name in enumerate(names)]
+    trials = [
+        {
+            "values": {"lm": name},
+            "metrics": {
+                "wall_s": 60.0,
+                "radit.em": 0.5,
+                "radit.s_per_question": 0.02 * 4**place,
+                "replug.s_per_question": 0.019 * 4**place,
+            },
+        }
+        for place, name in enumerate(names)
+    ]
+    sizes = {name: 10 ** (place + 7) for place, name in enumerate(names)}
+    found = sweep_results(points, kind="lms", trials=trials, parameters=sizes)
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps(found))
     return folder

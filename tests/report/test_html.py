@@ -30,10 +30,11 @@ from radit_ray.commands import report
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import LINK
+from radit_ray.report import html
 from radit_ray.report.cards import _mixed, highlighted
 from radit_ray.report.comparisons import _weak_control, forest
 from radit_ray.report.figures import Dots
-from radit_ray.report.questions import choose, marks
+from radit_ray.report.questions import cards_of, choose, marks
 from radit_ray.report.table import page as markdown_page
 from radit_ray.report.table import render
 from radit_ray.report.words import sentence, verdict
@@ -46,9 +47,9 @@ def change_results(run: Path, **changes: Any) -> None:
 
 
 def read_page(run: Path) -> Page:
-    path = write_report(str(run)).html
-    assert path == str(run / "report.html")
-    return Page(Path(path).read_text())
+    """The page alone, without the pictures beside it."""
+    results, record = (json.loads((run / n).read_text()) for n in ("results.json", "run.json"))
+    return Page(html.page(results, record, cards_of(str(run), record)))
 
 
 @pytest.fixture
@@ -280,7 +281,7 @@ def test_every_contrast_of_the_run_is_judged(run: Path) -> None:
     assert verdicts[1]["class"] == "verdict unclear"
 
 
-def dots(cells: Mapping[str, Mapping[str, float]]) -> Dots:
+def as_dots(cells: Mapping[str, Mapping[str, float]]) -> Dots:
     return Dots(file="f", title="t", metric="em", cells=cells, note="n")
 
 
@@ -289,7 +290,7 @@ def test_the_forest_plot_places_dots_intervals_and_the_undetectable_band() -> No
         "a-minus-b": {"diff": 0.5, "low": 0.4, "high": 0.6, "mde": 0.2},
         "c-minus-d": {"diff": -0.1, "low": -0.4, "high": 0.2, "mde": 0.4},
     }
-    page = Page(forest(dots(cells)))
+    page = Page(forest(as_dots(cells)))
     low, high = -40 - 0.06 * 100, 60 + 0.06 * 100  # all edges and bands, and 6% of room
 
     def place(value: float) -> float:
@@ -310,7 +311,7 @@ def test_the_forest_plot_places_dots_intervals_and_the_undetectable_band() -> No
     assert bands[0] == pytest.approx((place(-20), 100 * 40 / (high - low)), abs=0.01)
     assert [e["text"] for e in page.all("text")] == ["-25", "0", "25", "50"]
     without = {name: {k: v for k, v in c.items() if k != "mde"} for name, c in cells.items()}
-    assert not Page(forest(dots(without))).all("rect")
+    assert not Page(forest(as_dots(without))).all("rect")
 
 
 # --- questions ---
@@ -552,7 +553,7 @@ def test_every_seed_has_its_own_column(run: Path) -> None:
     assert rows[2][1:] == ["\N{EN DASH}", "\N{EN DASH}", "0 of 2"]
     (body,) = page.all("body")
     assert "its mean over 2 training seeds" in body["text"]
-    assert "all 2 together took" in body["text"]
+    assert "All 2 training seeds together took" in body["text"]
     text = render(json.loads((run / "results.json").read_text()))
     lines = [line.split() for line in text.splitlines()]
     found = [line for line in lines if line[:3] == ["lm-ft", "-", "it-retrieval"]]
