@@ -21,7 +21,7 @@ WIDTH, HEIGHT, DPI = 1600, 900, 160  # letters of 14 points: legible from the la
 LACKING = "no PNGs without matplotlib: pip install 'radit-ray[plots]'"
 INK, SOFT, LINE, BAND = "#1b1f24", "#4c5661", "#d8dde3", "#e4e8ec"
 # those of page.css on white, by the number of a Look
-COLOURS = ("#5f6b76", "#a86a00", "#00795a", "#a8497f", "#0b5cad", "#c8500a")
+COLOURS = ("#383e46", "#c4840f", "#3da376", "#d357c2", "#0364fe", "#842600")
 MARKS = ("o", "s", "^", "D", "v", "P")
 VERDICTS = {"better": "#1762b8", "worse": "#b4420f", "unclear": "#5b6570"}
 STYLE = {

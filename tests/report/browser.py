@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ OVERFLOW = """
    .filter(e => !e.parentElement.closest('.scroll')
                 && e.getBoundingClientRect().right > innerWidth + 1)
    .map(e => e.tagName + ' ' + e.textContent.slice(0, 40))].filter(Boolean)
+"""
+
+# the browser listens on its descriptor 3 and answers on 4
+LAUNCH = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 100) for end in sys.argv[1:3]]
+for number, pipe in enumerate(pipes, 3):
+    os.dup2(pipe, number)
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -75,7 +85,7 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        return found["result"]["value"]
+        return found["result"].get("value")  # none where it is undefined
 
     def complaints(self) -> list[str]:
         """Errors of the console, and requests that leave the page."""
@@ -97,10 +107,11 @@ def browser(profile: Path) -> Iterator[Browser]:
     into, to = os.pipe()
     back, out = os.pipe()
     command = [
-        "/bin/sh",
+        sys.executable,
         "-c",
-        f'exec "$@" 3<&{into} 4>&{out}',
-        "sh",
+        LAUNCH,
+        str(into),
+        str(out),
         find(),
         "--headless",
         "--no-sandbox",

@@ -84,7 +84,7 @@ def test_the_markdown_shows_chunks_weights_answers_and_the_winner(run: Path) -> 
     text = (run / "report.md").read_text()
     card = text[text.index("### Where is house 5?") :].split("\n### ")[0]
     assert "Right answer: **Bodo**" in card
-    before, after = card.split("`replug` answers")[1].split("`radit` answers")
+    before, after = re.split(r"`(?:radit|r-ft)` answers", card.split("`replug` answers")[1])
     # the base retriever has the wrong chunk first, and its answer wins
     row = "| Title of wrong-5 | 0.750 | **Paris** (wins) | It is not in Bodoberg. |"
     assert row in before.splitlines()
@@ -127,12 +127,9 @@ def test_every_picture_is_there_decodes_and_has_its_size(run: Path, sweep: Path)
     import numpy as np
     from PIL import Image
 
-    expected = {
-        run: ["contrasts-em", "contrasts-nll", "contrasts-recall-1", "variants-em", "variants-nll"]
-        + ["front-em", "front-nll", "time"],
-        sweep: ["curve-em", "curve-nll", "curve-recall-1", "curve-differences-em"]
-        + ["front-em", "front-nll"],
-    }
+    shown = "contrasts-em contrasts-nll contrasts-recall-1 variants-em variants-nll"
+    swept = "curve-em curve-nll curve-recall-1 curve-differences-em front-em front-nll"
+    expected = {run: f"{shown} front-em front-nll time".split(), sweep: swept.split()}
     for folder, names in expected.items():
         text = (folder / "report.md").read_text()
         named = re.findall(r"!\[[^\]]+\]\((plots/[^)]+)\)", text)
@@ -143,8 +140,8 @@ def test_every_picture_is_there_decodes_and_has_its_size(run: Path, sweep: Path)
                 assert picture.size == (pictures.WIDTH, pictures.HEIGHT) == (1600, 900)
                 pixels = np.asarray(picture.convert("RGB"), dtype=int)
             assert (pixels[0, 0] == 255).all()
-            # drawn in colours, and nothing touches an edge
-            assert (np.ptp(pixels, axis=2) > 60).mean() > 0.001
+            # something is drawn, and nothing touches an edge
+            assert (pixels.min(axis=2) < 200).mean() > 0.005
             assert (pixels[[0, -1]] == 255).all()
             assert (pixels[:, [0, -1]] == 255).all()
 
@@ -213,7 +210,8 @@ def test_page_and_pictures_show_the_same_figures(run: Path, sweep: Path) -> None
 def test_an_older_run_without_costs_says_so(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     results, record = (read(folder, name) for name in ("results.json", "run.json"))
-    assert "did not record what each variant's answers cost" in html.page(results, record, [])
+    (body,) = Page(html.page(results, record, [])).all("body")
+    assert "did not record what each variant's answers cost" in body["text"]
     assert "What an answer costs" not in markdown.run_page(results, record, [], plots=False)
 
 
@@ -287,7 +285,7 @@ def test_the_pictures_colours_are_those_of_the_page_and_apart_for_all_eyes() -> 
         assert len(colours) == len(pictures.COLOURS)
         for colour in colours:
             assert contrast(colour, paper) >= 3.0  # WCAG's floor for graphics
-        assert min(distances(colours)) > 12
+        assert min(distances(colours)) > 25  # 2 is a just noticeable difference
 
 
 def linear(colour: str) -> Any:

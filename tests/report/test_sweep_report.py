@@ -128,7 +128,7 @@ def test_an_untuned_pair_that_trials_share_is_one_spot() -> None:
     made = [point({"cycles": n}, 0.3) for n in (1, 2)]
     metrics = {f"{n}.s_per_question": c for n, c in shared.items()}
     trials = [{"values": p["values"], "metrics": metrics} for p in made]
-    em, _ = fronts(results(made, trials=trials, kind="cycles"))
+    (em,) = fronts(results(made, trials=trials, kind="cycles"))
     assert [s.name for s in em.spots] == [
         "replug, cycles 1 / cycles 2",
         "radit, cycles 1 / cycles 2",
