@@ -48,7 +48,7 @@ start here
 
 whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
-  radit report RUN a finished run's report.html, and its tables as Markdown
+  radit report DIR a finished run's or sweep's report.html, report.md and plots/*.png
   radit challenge RUN --output DIR
                    what the paper did not measure: knowledge kept, wrong chunks, swapped answers
   radit predictions RUN VARIANT --output FILE

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from radit_ray.core.errors import InputError
@@ -29,8 +30,8 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
     recipe = prepared(recipe, output)
     from radit_ray.engines.connect import connect
     from radit_ray.pipeline import pipeline
-    from radit_ray.report.html import write_report
     from radit_ray.report.table import render
+    from radit_ray.report.writing import write_report
     from radit_ray.runs import check_recipe, merge_seeds, seeded
 
     check_recipe(recipe)
@@ -48,7 +49,7 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
         runs.append(place)
     results = merge_seeds(runs, found) if len(runs) > 1 and found[0]["variants"] else found[0]
     try:
-        page = f"{write_report(output)}: open it in a browser"
+        page = str(write_report(output))
     except Exception as error:  # a picture must not cost a run its results
         page = (
             f"no report.html ({type(error).__name__}: {error}); `radit report {output}` tries again"
@@ -182,28 +183,28 @@ def ask(folder: str, question: str, *, variant: str, as_json: bool = False) -> N
 
 
 def report(folder: str) -> None:
-    """Prints the results of a finished run, sweep or suite as Markdown, and writes the report.html
-    of a run or sweep again.
+    """Prints the results of a finished run, sweep or suite as Markdown, and writes the report of a
+    run or sweep again: report.html, report.md, plots/*.png.
     """
     from radit_ray.report import sweeps
-    from radit_ray.report.html import write_report
     from radit_ray.report.suites import suite_page
     from radit_ray.report.table import page
+    from radit_ray.report.writing import write_report
 
-    sweep = storage.join(folder, "sweep.json")
-    if storage.exists(sweep):
-        print(sweeps.page(storage.read_json(sweep)))
-        print(f"radit: {sweeps.write_sweep(folder)}: open it in a browser", file=sys.stderr)
-        return
-    suite = storage.join(folder, "suite.json")
-    if storage.exists(suite):
-        print(suite_page(storage.read_json(suite), markdown=True))
-        return
-    file = storage.join(folder, "results.json")
-    if not storage.exists(file):
-        raise InputError(f"{folder}: no results.json, expected the folder of a finished run")
-    print(page(storage.read_json(file)))
-    print(f"radit: {write_report(folder)}: open it in a browser", file=sys.stderr)
+    texts = {
+        "sweep.json": sweeps.page,
+        "suite.json": partial(suite_page, markdown=True),
+        "results.json": page,
+    }
+    found = [name for name in texts if storage.exists(storage.join(folder, name))]
+    if not found:
+        raise InputError(
+            f"{folder}: no results.json, sweep.json or suite.json, expected the folder of a "
+            "finished `radit run`, `radit sweep` or `radit evaluate --suite`"
+        )
+    print(texts[found[0]](storage.read_json(storage.join(folder, found[0]))))
+    if found[0] != "suite.json":
+        print(f"radit: {write_report(folder)}", file=sys.stderr)
 
 
 def challenge(

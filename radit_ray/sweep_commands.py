@@ -42,7 +42,8 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     from radit_ray.engines.connect import connect
     from radit_ray.engines.study import read_space
     from radit_ray.recipes import override, recipe_named
-    from radit_ray.report.sweeps import page, render, write_sweep
+    from radit_ray.report.sweeps import page, render
+    from radit_ray.report.writing import write_report
     from radit_ray.sweeps import DEFAULTS, Sweep, check_sweep, run_sweep
 
     recipe = recipe_named(recipe_name)
@@ -76,7 +77,7 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     file = storage.join(args.output, "sweep.md")
     storage.write_bytes(file, page(results).encode())
     print(json.dumps(results) if args.json else f"\n{render(results)}\n")
-    print(f"radit: {file}, {write_sweep(args.output)}: open it in a browser", file=sys.stderr)
+    print(f"radit: {file}, {write_report(args.output)}", file=sys.stderr)
 
 
 def _named(kind: str, recipe: Recipe, values: tuple[str, ...]) -> tuple[str, ...]:

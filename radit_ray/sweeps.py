@@ -30,7 +30,7 @@ from radit_ray.data.examples import read_examples
 from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.answering import METRICS
 from radit_ray.engines.doctor import environment
-from radit_ray.engines.references import model_input, retriever_input
+from radit_ray.engines.references import model_input, num_parameters, retriever_input
 from radit_ray.engines.study import Choices, Space, Study, check_stopper
 from radit_ray.engines.sweep import Watch, check_parallel, run_study, trial_resources
 from radit_ray.engines.tracking import check_trackers
@@ -278,6 +278,7 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
         "trials": [{name: record[name] for name in ("values", "metrics")} for record in records],
         "best": study.best(),
         "failed": study.given_up,
+        "parameters": _sizes([record["values"] for record in records]),
         "environment": environment(),
     }
     storage.write_json(storage.join(sweep.output, "sweep.json"), results)
@@ -305,6 +306,13 @@ def _stopped(values: Mapping[str, Any], note: str) -> dict[str, Any]:
     """What is kept of a trial that was stopped: its values, and a point without numbers."""
     point = {"values": dict(values), "num_questions": 0, "variants": {}, "contrasts": {}}
     return {"values": dict(values), "points": [{**point, "note": note}], "metrics": {}}
+
+
+def _sizes(finished: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """{model: parameters} of the models that the trials changed, where their folders are here."""
+    fields = ("lm", "retriever")
+    named = {values[field] for values in finished for field in fields if field in values}
+    return {name: num_parameters(name) for name in sorted(named)}
 
 
 def _local(output: str) -> str:

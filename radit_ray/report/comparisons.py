@@ -1,4 +1,4 @@
-"""The numbers of a run as HTML: who is who, what each half brought, all variants, tasks, seeds.
+"""The numbers of a run as HTML: who is who, what each half brought, all variants.
 
 In: what `results.json` holds. Out: HTML. Shares are printed as percentages, their differences as
 points.
@@ -6,10 +6,12 @@ points.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from radit_ray.report.markup import Html, details, join, table, tag
+from radit_ray.report import figures
+from radit_ray.report.figures import Dots
+from radit_ray.report.markup import Html, join, table, tag
 from radit_ray.report.plots import Scale, axis, scale_of, strip
 from radit_ray.report.table import truncation_note
 from radit_ray.report.words import (
@@ -17,7 +19,6 @@ from radit_ray.report.words import (
     METRICS,
     NO_CHUNKS,
     PARTS,
-    TASKS,
     parts_of,
     sentence,
     shown_contrast,
@@ -32,7 +33,6 @@ BANDS = (
     " Grey band and last column: a true difference of this size would be found 4 times in 5; "
     "smaller ones are easily missed with this many questions."
 )
-MAIN = ("replug", "it-retrieval", "lm-ft", "r-ft", "radit")  # compared article by article
 
 
 def grid(results: Results) -> Html:
@@ -95,10 +95,8 @@ def halves(results: Results) -> Html:
     )
     lines = [_verdict(name, cells) for name, cells in contrasts.items()]
     parts = [tag("p", asked), tag("ul", *lines, class_="verdicts"), _weak_control(results)]
-    for metric in ("em", "nll", "recall@1"):
-        found = {name: cells[metric] for name, cells in contrasts.items() if metric in cells}
-        if found:
-            parts += [tag("h3", _titled(metric)), forest(found, metric)]
+    for figure in figures.contrasts(results):
+        parts += [tag("h3", _titled(figure.metric)), forest(figure)]
     known = any("mde" in cell for cells in contrasts.values() for cell in cells.values())
     return join([*parts, tag("p", DOTS + BANDS * known, class_="note")])
 
@@ -134,35 +132,33 @@ def _verdict(contrast: str, cells: Cells) -> Html:
     return tag(
         "li",
         tag("span", f"{METRICS[known[0]].name}: {VERDICTS[found[0]]}", class_="badge"),
-        tag("p", tag("strong", _unbroken(lines[0]))),
-        *(tag("p", _unbroken(line), class_="note") for line in lines[1:]),
+        tag("p", tag("strong", unbroken(lines[0]))),
+        *(tag("p", unbroken(line), class_="note") for line in lines[1:]),
         class_=f"verdict {found[0]}",
     )
 
 
-def _unbroken(line: str) -> Html:
+def unbroken(line: str) -> Html:
     """A sentence whose interval stays on one line."""
     words, bracket, interval = line.partition("[")
     return join([words, tag("span", bracket + interval, class_="unbroken")])
 
 
-def forest(contrasts: Mapping[str, Mapping[str, float]], metric: str) -> Html:
+def forest(figure: Dots) -> Html:
     """One row a contrast: its difference as a dot with an interval, and the band that the sample
     cannot resolve where `mde` is known.
     """
-    shown = METRICS[metric]
-    known = all("mde" in cell for cell in contrasts.values())
-    edges = [cell[edge] for cell in contrasts.values() for edge in ("low", "high")]
-    bands = [sign * c["mde"] for c in contrasts.values() for sign in (-1, 1)] if known else []
-    scale = scale_of(value * shown.factor for value in [*edges, *bands])
+    contrasts, shown, known = figure.cells, METRICS[figure.metric], figure.bands
+    scale = dots_scale(figure)
     rows = []
     for name, cell in contrasts.items():
         label = shown_contrast(name)
         number = shown.number(cell["diff"], "+")
         interval = shown.range(cell["low"], cell["high"], "+")
+        kind = verdict(cell, figure.metric)
         row = [
             tag("span", label, class_="name"),
-            _strip(cell, "diff", metric, scale, kind=verdict(cell, metric), label=label),
+            _strip(cell, "diff", figure.metric, scale, kind=kind, label=label),
             join([tag("b", number), " ", tag("span", interval, class_="note")]),
         ]
         rows.append([*row, shown.number(cell["mde"])] if known else row)
@@ -173,11 +169,19 @@ def forest(contrasts: Mapping[str, Mapping[str, float]], metric: str) -> Html:
     return table(
         [*head, "detectable"] if known else head,
         rows,
-        label=_titled(metric),
+        label=_titled(figure.metric),
         foot=[*foot, ""] if known else foot,
         texts=2,
         class_="forest",
     )
+
+
+def dots_scale(figure: Dots) -> Scale:
+    """From the lowest to the highest edge of all intervals and bands, in the unit shown."""
+    edges = [cell[edge] for cell in figure.cells.values() for edge in ("low", "high")]
+    bands = [sign * c.get("mde", 0.0) for c in figure.cells.values() for sign in (-1, 1)]
+    factor = METRICS[figure.metric].factor
+    return scale_of(value * factor for value in [*edges, *(bands if figure.bands else [])])
 
 
 def _strip(
@@ -202,22 +206,22 @@ def ablation(results: Results) -> Html:
     for metric in metrics:
         values = [cells[metric]["value"] for cells in variants.values() if metric in cells]
         best[metric] = (min if METRICS[metric].lower_is_better else max)(values)
-    dotted = [cells["em"] for cells in variants.values() if "em" in cells]
-    scale = scale_of(100 * cell["high"] for cell in dotted)
+    dots = {figure.metric: figure for figure in figures.ablation(results)}
+    scale = dots_scale(dots["em"]) if "em" in dots else scale_of([])
     rows = []
     for name, cells in variants.items():
         plot = Html("")
-        if "em" in cells:
-            plot = _strip(cells["em"], "value", "em", scale, kind="plain", label=name)
+        if "em" in dots and name in dots["em"].cells:
+            plot = _strip(dots["em"].cells[name], "value", "em", scale, kind="plain", label=name)
         rows.append(
             [
                 tag("span", name, class_="name"),
                 *parts_of(name),
                 plot,
-                *(_value(cells, metric, best[metric]) for metric in metrics),
+                *(value_of(cells, metric, best[metric]) for metric in metrics),
             ]
         )
-    head = ["variant", "LM", "chunks from", "exact match", *map(_column, metrics)]
+    head = ["variant", "LM", "chunks from", "exact match", *map(column_of, metrics)]
     foot = ["", "", "", axis(scale, "percent"), *[""] * len(metrics)]
     whole = table(head, rows, label="all variants", texts=4, foot=foot, class_="variants")
     words = (
@@ -228,11 +232,11 @@ def ablation(results: Results) -> Html:
     return tag("figure", whole, tag("figcaption", words))
 
 
-def _column(metric: str) -> str:
+def column_of(metric: str) -> str:
     return {"em": "exact match, %", "nll": "NLL, nats"}.get(metric, f"{METRICS[metric].name}, %")
 
 
-def _value(cells: Cells, metric: str, best: float | None = None) -> Html:
+def value_of(cells: Cells, metric: str, best: float | None = None) -> Html:
     """A number with its interval below; a star where it is the best."""
     cell, shown = cells.get(metric), METRICS[metric]
     if cell is None:
@@ -240,96 +244,3 @@ def _value(cells: Cells, metric: str, best: float | None = None) -> Html:
     text = shown.number(cell["value"])
     first = tag("strong", f"★ {text}") if cell["value"] == best else Html(text)
     return join([first, tag("span", shown.range(cell["low"], cell["high"]), class_="under")])
-
-
-def tasks(results: Results) -> Html:
-    """Every task by itself, where there are several or variants that only tasks report."""
-    found = results.get("tasks", {})
-    only_here = any(set(variants) - set(results["variants"]) for variants in found.values())
-    if len(found) < 2 and not only_here:
-        return Html("")
-    rows, kept = [], []
-    for task, variants in found.items():
-        for name, cells in variants.items():
-            values = [_value(cells, metric) for metric in ("em", "f1", "nll")]
-            rows.append([task or "all", tag("span", name, class_="name"), *parts_of(name), *values])
-        kept += _still_known(task, variants)
-    head = ["task", "variant", "LM", "chunks from", *map(_column, ("em", "f1", "nll"))]
-    whole = table(head, rows, label="task by task", texts=4)
-    heading = tag("h3", "Task by task")
-    headline = results["num_questions"]
-    if len(found) > 1 and "variants" in results:
-        words = f"The numbers above are those of {headline} questions; here each task by itself."
-        kept.insert(0, tag("p", words, class_="note"))
-    return join([heading, *kept, details(f"All {len(rows)} rows", whole, is_open=len(rows) < 8)])
-
-
-def _still_known(task: str, variants: Mapping[str, Cells]) -> list[Html]:
-    """What the LM knows by itself, before and after LM-ft, in a sentence."""
-    pair = [variants.get(name, {}).get("em") for name in ("closed-book", "lm-ft-closed-book")]
-    if pair[0] is None or pair[1] is None:
-        return []
-    shown = METRICS["em"]
-    before, after = (
-        _unbroken(f"{shown.number(c['value'])}% {shown.range(c['low'], c['high'])}")
-        for c in pair
-        if c
-    )
-    told = f" ({TASKS[task]})" if task in TASKS else ""
-    which = f"Of the questions of task {task}{told}" if task else "Of the questions"
-    about = f"{which}, without any chunk, the base LM answers "
-    found = [about, before, " right, after LM-ft ", after]
-    found.append(": LM-ft cost knowledge." if pair[1]["high"] < pair[0]["low"] else ".")
-    given = [variants.get(name, {}).get("em") for name in ("replug", "lm-ft")]
-    if given[0] is not None and given[1] is not None:
-        untuned, tuned = (shown.number(cell["value"]) for cell in given if cell)
-        found.append(f" With the base retriever's chunks: {untuned}%, after LM-ft {tuned}%.")
-    return [tag("p", *found)]
-
-
-def seeds(results: Results) -> Html:
-    """Each training seed's own differences in exact match, where there are several seeds."""
-    found = results.get("by_seed", {})
-    if len(found) < 2:
-        return Html("")
-    shown, rows = METRICS["em"], []
-    for contrast in results["contrasts"]:
-        cells = [seed["contrasts"].get(contrast, {}).get("em") for seed in found.values()]
-        above = sum(cell is not None and cell["low"] > 0 for cell in cells)
-        texts = [_seed_cell(cell) for cell in cells]
-        label = tag("span", shown_contrast(contrast), class_="name")
-        rows.append([label, *texts, f"{above} of {len(cells)}"])
-    head = ["contrast", *(f"seed {seed}" for seed in found), "lower bound above 0"]
-    words = f"Difference in {shown.name}, {shown.unit}, with its 95% interval over questions."
-    whole = table(head, rows, label="contrasts by training seed")
-    return join([tag("h3", "Every training seed by itself"), tag("p", words), whole])
-
-
-def _seed_cell(cell: Mapping[str, float] | None) -> Html:
-    if cell is None:
-        return Html(ABSENT)
-    shown = METRICS["em"]
-    number = tag("b", shown.number(cell["diff"], "+"))
-    return join([number, " ", tag("span", shown.range(cell["low"], cell["high"], "+"))])
-
-
-def articles(results: Results) -> Html:
-    """Plain means article by article, where questions name one."""
-    found = results.get("articles", {})
-    if not found:
-        return Html("")
-    names = [name for name in MAIN if name in results["variants"]]
-    metrics = ("em", "f1", "nll")
-    rows = []
-    for article, entry in sorted(found.items()):
-        cells: Sequence[Mapping[str, float]] = [entry["variants"].get(name, {}) for name in names]
-        numbers = [
-            METRICS[metric].number(cell[metric]) if metric in cell else ABSENT
-            for cell in cells
-            for metric in metrics
-        ]
-        rows.append([article, str(entry["num_questions"]), *numbers])
-    head = ["article", "questions", *(f"{name} {m}" for name in names for m in metrics)]
-    whole = table(head, rows, label="article by article")
-    note = tag("p", "Means over few questions each, so without intervals.", class_="note")
-    return details(f"Article by article ({len(rows)})", note, whole)

@@ -1,10 +1,7 @@
-"""A finished run as one self-contained page, `report.html`: no script, no request, nothing to
-install.
+"""A finished run as one self-contained page: no script, no request, nothing to install.
 
-In: a run's folder (local or a URI) with `results.json` and `run.json`, and its predictions where
-they are still there. Out: `<run>/report.html`.
-
-    radit report runs/demo
+In: what `results.json` and `run.json` hold, and the questions chosen of its predictions. Out: the
+text of `report.html`.
 """
 
 from __future__ import annotations
@@ -13,42 +10,31 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from radit_ray.core.errors import InputError
-from radit_ray.data import storage
-from radit_ray.report.comparisons import ablation, articles, grid, halves, seeds, tasks
+from radit_ray.report.breakdowns import articles, seeds, tasks
+from radit_ray.report.cards import examples
+from radit_ray.report.comparisons import ablation, grid, halves
+from radit_ray.report.costs import answers, times
 from radit_ray.report.markup import Html, details, join, table, tag
-from radit_ray.report.plots import bar
-from radit_ray.report.questions import examples
-from radit_ray.report.words import ABSENT, DEV, GLOSSARY, STAGES, seconds, si
+from radit_ray.report.questions import Card
+from radit_ray.report.words import DEV, GLOSSARY, seconds
 
 Results = Mapping[str, Any]
 
 
-def write_report(run: str) -> str:
-    """Writes `<run>/report.html` and returns its path. InputError where `run` is not finished."""
-    for name in ("results.json", "run.json"):
-        if not storage.exists(storage.join(run, name)):
-            raise InputError(f"{run}: no {name}, expected the folder of a finished `radit run`")
-    results = storage.read_json(storage.join(run, "results.json"))
-    record = storage.read_json(storage.join(run, "run.json"))
-    path = storage.join(run, "report.html")
-    storage.write_bytes(path, page(run, results, record).encode())
-    return path
-
-
-def page(run: str, results: Results, record: Mapping[str, Any]) -> str:
-    """The whole page as text. `record` is what `run.json` holds."""
+def page(results: Results, record: Mapping[str, Any], cards: Sequence[Card]) -> str:
+    """The whole page as text. `record` is what `run.json` holds, `cards` are its questions."""
     sections = [("run", "This run", _run(results, record))]
     if results["variants"]:
         sections += [
             ("halves", "What each half brought", halves(results)),
             ("variants", "All variants", _variants(results)),
-            ("questions", "Questions, before and after", _questions(run, results, record)),
+            ("answers", "What an answer costs", answers(results)),
+            ("questions", "Questions, before and after", _questions(results, cards)),
         ]
     else:
         sections.append(("r-ft", "What R-ft changed", _corpus_only(results)))
     sections += [
-        ("time", "Where the time went", _time(results)),
+        ("time", "Where the time went", times(results)),
         ("made", "How it was made", _made(results, record)),
     ]
     return document(f"RA-DIT: {results['recipe']}", sections)
@@ -97,16 +83,16 @@ def _run(results: Results, record: Mapping[str, Any]) -> Html:
     facts = {
         "recipe": results["recipe"],
         "questions": f"{results['num_questions']:,}" if results["variants"] else "none",
-        "LM": _short(recipe["lm"]),
-        "retriever": _short(recipe["retriever"]),
+        "LM": short(recipe["lm"]),
+        "retriever": short(recipe["retriever"]),
         "training seeds": ", ".join(map(str, results["seeds"])),
         "time": seconds(results["wall_s"]),
         "hardware": made["hardware"],
         "commit": made["versions"].get("commit", "unknown"),
         "command": tag("code", made["command"]),
     }
-    told = tag("div", tag("p", *about, class_="lead"), _list(facts, class_="facts"))
-    glossary = details("Words used on this page", _list(GLOSSARY))
+    told = tag("div", tag("p", *about, class_="lead"), listed(facts, class_="facts"))
+    glossary = details("Words used on this page", listed(GLOSSARY))
     if results["variants"]:
         return join([tag("div", told, grid(results), class_="overview"), glossary])
     words = (
@@ -116,12 +102,12 @@ def _run(results: Results, record: Mapping[str, Any]) -> Html:
     return join([told, tag("p", words), glossary])
 
 
-def _short(spec: str) -> str:
+def short(spec: str) -> str:
     """The last two names of a path, a Hugging Face id as it is; also of each of a list."""
     return ", ".join("/".join(path.rstrip("/").split("/")[-2:]) for path in spec.split(","))
 
 
-def _list(entries: Mapping[str, str], **attributes: str) -> Html:
+def listed(entries: Mapping[str, str], **attributes: str) -> Html:
     pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in entries.items()]
     return tag("dl", *pairs, **attributes)
 
@@ -131,14 +117,14 @@ def _variants(results: Results) -> Html:
     return join(parts)
 
 
-def _questions(run: str, results: Results, record: Mapping[str, Any]) -> Html:
+def _questions(results: Results, cards: Sequence[Card]) -> Html:
     words = (
         "Chosen by the hash of their ids, not by hand. Each chunk answers alone; p_R says how much "
         "its answer weighs in the final one. Marked: the right answer in the text."
     )
     if len(results["seeds"]) > 1:
         words += f" Models of training seed {results['seeds'][0]}."
-    return join([tag("p", words, class_="note"), examples(run, record)])
+    return join([tag("p", words, class_="note"), examples(cards)])
 
 
 def _corpus_only(results: Results) -> Html:
@@ -157,44 +143,6 @@ def _corpus_only(results: Results) -> Html:
     return join([tag("p", words), table(head, rows, label="R-ft on dev", texts=2)])
 
 
-def _time(results: Results) -> Html:
-    """Wall seconds, worker seconds, tokens and FLOPs of every stage."""
-    stages = results["stages"]
-    costs = {name: stage["cost"] for name, stage in stages.items()}
-    longest = max((cost["wall_s"] for cost in costs.values()), default=0.0) or 1.0
-    rows = []
-    for name, cost in costs.items():
-        wall = seconds(cost["wall_s"])
-        rows.append(
-            [
-                tag("span", name, class_="name"),
-                STAGES.get(name.rpartition("/")[2], ""),
-                bar(cost["wall_s"] / longest, f"{name}: {wall}"),
-                wall,
-                seconds(cost.get("device_s", 0.0)),
-                *(si(cost[key]) if cost.get(key) else ABSENT for key in ("tokens", "flops")),
-            ]
-        )
-    total = {
-        key: sum(cost.get(key, 0.0) for cost in costs.values())
-        for key in ("wall_s", "device_s", "tokens", "flops")
-    }
-    foot = ["together", "", "", seconds(total["wall_s"]), seconds(total["device_s"])]
-    foot += [si(total["tokens"]), si(total["flops"])]
-    head = ["stage", "what it does", "", "wall time", "work", "tokens", "FLOPs"]
-    words = (
-        "Wall time: from the stage's start to its end. Work: seconds of all its workers added up. "
-        "FLOPs: estimated from tokens and parameters."
-    )
-    if len(results["seeds"]) > 1:
-        words += (
-            f" Shown is the first training seed; all {len(results['seeds'])} together took "
-            f"{seconds(results['wall_s'])}, what they share counted once."
-        )
-    whole = table(head, rows, label="cost of every stage", texts=3, foot=foot, class_="time")
-    return tag("figure", whole, tag("figcaption", words))
-
-
 def _made(results: Results, record: Mapping[str, Any]) -> Html:
     """Versions, the stages' identities and metrics, and every field of the recipe."""
     versions = results["environment"]["versions"]
@@ -203,12 +151,12 @@ def _made(results: Results, record: Mapping[str, Any]) -> Html:
             tag("span", name, class_="name"),
             tag("code", stage["fingerprint"][:12]),
             f"{stage['rows']:,}",
-            ", ".join(f"{key} {value}" for key, value in _flat(stage.get("metrics", {})).items()),
+            ", ".join(f"{key} {value}" for key, value in flat(stage.get("metrics", {})).items()),
         ]
         for name, stage in results["stages"].items()
     ]
     head = ["stage", "fingerprint", "rows", "metrics"]
-    fields = [[name, value] for name, value in _flat(record["recipe"]).items()]
+    fields = [[name, value] for name, value in flat(record["recipe"]).items()]
     recipe = table(["field", "value"], fields, label="fields of the recipe", texts=2)
     words = (
         "A fingerprint is the hash of a stage's settings and of everything that went into it; "
@@ -219,22 +167,22 @@ def _made(results: Results, record: Mapping[str, Any]) -> Html:
             tag("p", words),
             table(head, rows, label="stages", texts=4, class_="made"),
             tag("h3", "Versions"),
-            _list({name: str(version) for name, version in versions.items()}),
+            listed({name: str(version) for name, version in versions.items()}),
             details(f"All {len(fields)} fields of the recipe", recipe),
         ]
     )
 
 
-def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested values by dotted name, as text.
 
-    >>> _flat({"dev": {"nll": 2.6868925}, "tasks": ["a", "b"]})
+    >>> flat({"dev": {"nll": 2.6868925}, "tasks": ["a", "b"]})
     {'dev.nll': '2.687', 'tasks': 'a, b'}
     """
     found: dict[str, str] = {}
     for name, value in record.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         elif isinstance(value, float):
             found[prefix + name] = f"{value:.4g}"
         elif isinstance(value, list):

@@ -1,7 +1,8 @@
 """Some questions of a finished run, with what the variants saw and said before and after tuning.
 
 In: the run's folder, its `run.json`, prediction rows below `<run>/evaluate/<variant>/`, and the
-ranked rows they were made from (a prediction shard bears the name of its ranked shard). Out: HTML.
+ranked rows they were made from (a prediction shard bears the name of its ranked shard). Out: cards,
+drawn by cards.py for the page and by markdown.py for report.md.
 The choice is by the hash of the question's id: the same in every run, and nobody's favourites.
 """
 
@@ -20,10 +21,6 @@ import pyarrow.compute as pc
 from radit_ray.core.metrics import exact_match
 from radit_ray.data import storage
 from radit_ray.data.artifacts import inside_run, read_shard, resolve_link
-from radit_ray.data.rows import hits_of
-from radit_ray.report.markup import Html, details, join, tag
-from radit_ray.report.plots import bar
-from radit_ray.report.words import parts_of
 
 Row = dict[str, Any]
 Tables = dict[str, dict[str, Row]]  # {variant: {question id: prediction row}}
@@ -43,26 +40,53 @@ class Kind:
     count: int = 1
 
 
-def examples(run: str, record: Mapping[str, Any]) -> Html:
-    """The cards of up to six questions; one line where the predictions are gone."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """What one variant saw and said."""
+
+    variant: str
+    prediction: Row
+    ranked: Row  # empty where the ranked rows are gone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """One question: what every variant said, and two of them with their chunks."""
+
+    title: str
+    said: Mapping[str, Row]
+    sides: tuple[Side, Side]  # before, after
+
+
+def cards_of(run: str, record: Mapping[str, Any]) -> list[Card]:
+    """Up to six questions; none where the predictions are gone."""
     folder = resolve_link(storage.join(run, "evaluate"))
     tasks = record["recipe"]["evaluate"]["tasks"]
     tables = {name: _read(storage.join(folder, name), tasks) for name in record["variants"]}
     tables = {name: table for name, table in tables.items() if table}
     shown = [name for name in tables if record["variants"][name]["k"]]
     if len(shown) < 2:
-        return tag("p", "This run's folder holds no predictions to compare.", class_="note")
-    cards: list[Html] = []
+        return []
+    cards = []
     for kind, question in choose(tables, shown):
-        sides = []
-        for name in (kind.before, kind.after):
-            shard = tables[name][question]["shard"]
-            prediction = _whole(storage.join(folder, name, shard), question)
-            ranked = inside_run(run, record["variants"][name]["ranked"])
-            sides.append((name, prediction, _whole(storage.join(ranked, shard), question, TEXTS)))
-        rows = {name: table[question] for name, table in tables.items() if question in table}
-        cards.append(_card(kind, rows, sides, is_open=not cards))
-    return join(cards)
+        before, after = (
+            _side(run, record, folder, name, tables[name][question]["shard"], question)
+            for name in (kind.before, kind.after)
+        )
+        said = {name: table[question] for name, table in tables.items() if question in table}
+        cards.append(Card(title=kind.title, said=said, sides=(before, after)))
+    return cards
+
+
+def _side(
+    run: str, record: Mapping[str, Any], folder: str, name: str, shard: str, question: str
+) -> Side:
+    ranked = inside_run(run, record["variants"][name]["ranked"])
+    return Side(
+        variant=name,
+        prediction=_whole(storage.join(folder, name, shard), question),
+        ranked=_whole(storage.join(ranked, shard), question, TEXTS),
+    )
 
 
 def choose(tables: Tables, shown: Sequence[str]) -> list[tuple[Kind, str]]:
@@ -93,7 +117,7 @@ def _kinds(shown: Sequence[str]) -> list[Kind]:
             title=f"Wrong with {before}, right with {after}",
             before=before,
             after=after,
-            wanted=lambda rows: _right(rows[after]) and not _right(rows[before]),
+            wanted=lambda rows: right(rows[after]) and not right(rows[before]),
             count=2,
         ),
         Kind(
@@ -106,24 +130,24 @@ def _kinds(shown: Sequence[str]) -> list[Kind]:
             title="LM-ft is right, instruction tuning wrong, from the same chunks",
             before="it-retrieval",
             after="lm-ft",
-            wanted=lambda rows: _right(rows["lm-ft"]) and not _right(rows["it-retrieval"]),
+            wanted=lambda rows: right(rows["lm-ft"]) and not right(rows["it-retrieval"]),
         ),
         Kind(
             title=f"Still wrong with {after}",
             before=before,
             after=after,
-            wanted=lambda rows: not _right(rows[after]),
+            wanted=lambda rows: not right(rows[after]),
         ),
         Kind(
             title="Every variant with chunks is right",
             before=before,
             after=after,
-            wanted=lambda rows: all(_right(row) for row in rows.values()),
+            wanted=lambda rows: all(right(row) for row in rows.values()),
         ),
     ]
 
 
-def _right(row: Row) -> bool:
+def right(row: Row) -> bool:
     return bool(row["em"] == 1)
 
 
@@ -146,97 +170,33 @@ def _whole(path: str, question: str, columns: list[str] | None = None) -> Row:
     return dict(table.filter(pc.equal(table["id"], question)).to_pylist()[0])
 
 
-def _card(
-    kind: Kind,
-    rows: Mapping[str, Row],
-    sides: Sequence[tuple[str, Row, Row]],
-    *,
-    is_open: bool,
-) -> Html:
-    """One question: the right answer, what every variant said, two variants side by side. `sides`
-    are (variant, prediction row, ranked row).
-    """
-    _, prediction, _ = sides[0]
-    gold = [tag("strong", prediction["answers"][0])]
-    if others := prediction["answers"][1:4]:
-        gold.append(tag("span", f" (also: {', '.join(others)})", class_="note"))
-    said = [
-        tag("li", tag("span", name, class_="name"), " ", _answer(row["prediction"], _right(row)))
-        for name, row in rows.items()
-    ]
-    return tag(
-        "details",
-        tag(
-            "summary",
-            tag("span", kind.title, class_="kind"),
-            tag("h3", prediction["question"]),
-        ),
-        tag("p", "Right answer: ", *gold),
-        tag("div", *(_side(*side) for side in sides), class_="sides"),
-        tag("p", "What every variant answers:", class_="note"),
-        tag("ul", *said, class_="said"),
-        class_="card",
-        **({"open": "open"} if is_open else {}),
-    )
+def wins(prediction: Row, place: int) -> bool:
+    """Whether the answer of a chunk alone is the one that was given in the end."""
+    alone = prediction["chunk_answers"]
+    return bool(place < len(alone) and exact_match(alone[place], [prediction["prediction"]]))
 
 
-def _answer(text: str, right: bool) -> Html:
-    mark = tag("span", "right" if right else "wrong", class_="right" if right else "wrong")
-    return join([tag("q", text) if text else tag("i", "no answer"), " ", mark])
-
-
-def _side(variant: str, prediction: Row, ranked: Row) -> Html:
-    """What one variant saw and said."""
-    lm, finder = parts_of(variant)
-    answers, num = prediction["answers"], len(prediction["chunk_ids"])
-    weights, alone = prediction["p_r"], prediction["chunk_answers"]
-    each = len(weights) == num  # else all chunks stood in one prompt
-    hits = hits_of(ranked) if ranked else []
-    chunks = []
-    for place, chunk in enumerate(prediction["chunk_ids"]):
-        title, text = (ranked["titles"][place], ranked["texts"][place]) if ranked else (chunk, "")
-        head = [tag("b", title or chunk)]
-        if place < len(hits) and hits[place]:
-            head.append(tag("span", "a right chunk", class_="right"))
-        parts = [tag("div", *head, class_="head")]
-        if each:
-            shown = f"p_R {weights[place]:.2f}"
-            parts.append(tag("div", bar(weights[place], shown), tag("span", shown), class_="p_r"))
-        parts.append(_text(text, answers))
-        if each and place < len(alone):
-            own = _answer(alone[place], bool(exact_match(alone[place], answers)))
-            parts.append(tag("p", "alone it gives ", own, class_="alone"))
-        chunks.append(tag("li", *parts))
-    heading = tag("h4", tag("span", variant, class_="name"), f" {lm} + {finder}" if lm else "")
-    final = tag("p", "answers ", _answer(prediction["prediction"], _right(prediction)))
-    return tag("section", heading, final, *_mixed(prediction), tag("ol", *chunks), class_="side")
-
-
-def _mixed(prediction: Row) -> list[Html]:
-    """The decoded answers with their probability under all chunks together, where there are
-    several; options of a choice are compared by scores that are no probabilities.
+def mixed(prediction: Row) -> list[tuple[str, float]]:
+    """(answer, its probability under all chunks together) of the best few decoded answers, where
+    there are several; options of a choice are compared by scores that are no probabilities.
     """
     pairs = list(zip(prediction["candidates"], prediction["candidate_logprobs"], strict=True))
     if len(pairs) < 2 or not set(prediction["candidates"]) <= set(prediction["chunk_answers"]):
         return []
     best = sorted(pairs, key=lambda pair: -pair[1])[:4]
-    shown = ", ".join(f"{text} {math.exp(logprob):.2g}" for text, logprob in best)
-    return [tag("p", f"Probability under all its chunks together: {shown}.", class_="note")]
+    return [(text, math.exp(logprob)) for text, logprob in best]
 
 
-def _text(text: str, answers: Sequence[str]) -> Html:
-    """A chunk's text with the answers marked; a long one as the part around the first of them."""
-    marked = marks(text, answers)
+def excerpt(text: str, answers: Sequence[str]) -> str:
+    """The part of a long chunk around the first answer; a short one as it is."""
     if len(text) <= EXCERPT:
-        return tag("p", highlighted(text, marked))
+        return text
+    marked = marks(text, answers)
     first = marked[0][0] if marked else 0
     start = text.rfind(" ", 0, max(0, first - EXCERPT // 2)) + 1
     end = text.find(" ", start + EXCERPT)
     end = len(text) if end < 0 else end
-    part = text[start:end]
-    short = [" … " if start else "", highlighted(part, marks(part, answers)), " …"]
-    whole = tag("p", highlighted(text, marked))
-    return join([tag("p", *short), details("the whole chunk", whole)])
+    return f"{' … ' if start else ''}{text[start:end]} …"
 
 
 def marks(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
@@ -252,12 +212,3 @@ def marks(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
     longest_first = "|".join(sorted(words, key=len, reverse=True))
     found = re.finditer(rf"(?<!\w)(?:{longest_first})(?!\w)", text, re.IGNORECASE)
     return [match.span() for match in found]
-
-
-def highlighted(text: str, spans: Sequence[tuple[int, int]]) -> Html:
-    """The text with <mark> around the spans."""
-    parts, end = [], 0
-    for start, stop in spans:
-        parts += [text[end:start], tag("mark", text[start:stop])]
-        end = stop
-    return join([*parts, text[end:]])

@@ -1,4 +1,4 @@
-"""A sweep's points as tables and as curves: text, Markdown, and one self-contained page.
+"""A sweep's points as tables and as one self-contained page with its curves.
 
 In: what `sweep.json` holds. Out: one row a point, one column a variant, each value with its 95%
 interval; the differences that the recipe declares; what was best; curves where one thing changed.
@@ -9,57 +9,58 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from radit_ray.data import storage
-from radit_ray.report.curves import Cell, lines
-from radit_ray.report.html import document
+from radit_ray.report.costs import fronts as fronts_shown
+from radit_ray.report.curves import lines
+from radit_ray.report.figures import axis_of
+from radit_ray.report.html import document, flat, listed
 from radit_ray.report.markup import Html, join, table, tag
+from radit_ray.report.points import COMPARED, SHOWN, curves, fields_of, fronts, names_of
 from radit_ray.report.table import difference_text, how_made, interval_text, text_table
-from radit_ray.report.words import seconds
+from radit_ray.report.words import ABSENT, METRICS, seconds, shown_contrast, si
 
-SHOWN = {  # metric -> (title, factor)
-    "em": ("Exact match, percent; higher is better", 100.0),
-    "f1": ("F1, percent; higher is better", 100.0),
-    "nll": ("NLL of the gold answer, nats; lower is better", 1.0),
-    "recall@1": ("Recall@1, percent; higher is better", 100.0),
-}
+Results = Mapping[str, Any]
+NO_CURVE = "Nothing was changed step by step, see the tables."
 
 
-def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
+def render(results: Results, *, markdown: bool = False) -> str:
     """A table for each metric, one for each contrast's EM and NLL, and the best values."""
     found: Sequence[Mapping[str, Any]] = results["points"]
-    names = _names(found)
+    fields = _columns(results)
     parts = []
     for metric in SHOWN:
-        shown = [n for n in names if any(metric in p["variants"].get(n, {}) for p in found)]
+        shown = _measured(found, metric)
         if shown:
             rows = [
-                [interval_text(point["variants"].get(name, {}).get(metric)) for name in shown]
+                [*_values(point, fields)]
+                + [interval_text(point["variants"].get(name, {}).get(metric)) for name in shown]
                 for point in found
             ]
-            parts.append(_table(found, _headed(shown, metric), rows, markdown))
-    contrasts = list(dict.fromkeys(name for point in found for name in point["contrasts"]))
-    for metric in ("em", "nll") if contrasts else ():
-        rows = [
-            [difference_text(point["contrasts"].get(c, {}).get(metric)) for c in contrasts]
-            for point in found
-        ]
-        head = [f"{name.replace('-minus-', ' - ')} ({metric})" for name in contrasts]
-        parts.append(_table(found, head, rows, markdown))
+            parts.append(text_table([*fields, *_headed(shown, metric)], rows, markdown))
+    contrasts = names_of(found, "contrasts")
+    for metric in COMPARED:
+        if contrasts:
+            rows = [
+                [*_values(point, fields)]
+                + [difference_text(point["contrasts"].get(c, {}).get(metric)) for c in contrasts]
+                for point in found
+            ]
+            head = [f"{name.replace('-minus-', ' - ')} ({metric})" for name in contrasts]
+            parts.append(text_table([*fields, *head], rows, markdown))
     parts.append(best(results))
     return "\n\n".join(part for part in parts if part)
 
 
-def best(results: Mapping[str, Any]) -> str:
+def best(results: Results) -> str:
     """One line with the best values by the objectives; "" where nothing was chosen."""
     chosen = [values for values in results["best"] if values]
     if not chosen or len(results["trials"]) < 2:
         return ""
     wanted = ", ".join(f"{name} {way}" for name, way in results["objectives"].items())
-    listed = "; ".join(", ".join(f"{n}={v}" for n, v in values.items()) for values in chosen)
-    return f"Best by {wanted}: {listed}"
+    told = "; ".join(", ".join(f"{n}={v}" for n, v in values.items()) for values in chosen)
+    return f"Best by {wanted}: {told}"
 
 
-def page(results: Mapping[str, Any]) -> str:
+def page(results: Results) -> str:
     """The sweep as one Markdown page."""
     return "\n".join(
         [
@@ -76,41 +77,60 @@ def page(results: Mapping[str, Any]) -> str:
     )
 
 
-def _table(
-    found: Sequence[Mapping[str, Any]],
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    markdown: bool,
-) -> str:
-    whole = [[*_values(point, found), *row] for point, row in zip(found, rows, strict=True)]
-    return text_table([*_fields(found), *head], whole, markdown)
+def trials_table(results: Results, *, markdown: bool = False) -> str:
+    """One row a trial: its values, the objectives, seconds of its stages."""
+    head, rows = trials(results)
+    return text_table(head, rows, markdown)
 
 
-def _fields(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def trials(results: Results) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): values, objectives and seconds of every trial."""
+    found = results["trials"]
+    fields = list(dict.fromkeys(name for trial in found for name in trial["values"]))
+    wanted = [*results["objectives"], "wall_s"]
+    rows = [
+        [*([str(trial["values"].get(name, "-")) for name in fields] or ["as it is"])]
+        + [f"{trial['metrics'][n]:.4g}" if n in trial["metrics"] else "-" for n in wanted]
+        for trial in found
+    ]
+    return [*(fields or ["trial"]), *results["objectives"], "seconds of stages"], rows
+
+
+def no_front(results: Results) -> str:
+    """Why there is no front, in a sentence."""
+    if results["kind"] in ("chunks", "corpus", "snapshot"):
+        return (
+            "All points of this sweep were answered together in one finished run, so none has a "
+            "cost of its own."
+        )
+    return "Fewer than two variants or trials recorded what their answers cost."
+
+
+def _columns(results: Results) -> list[str]:
     """What was changed, and a note where a point has one."""
-    fields = list(dict.fromkeys(name for point in found for name in point["values"]))
-    return [*(fields or ["point"]), *["note"] * any("note" in point for point in found)]
+    noted = any("note" in point for point in results["points"])
+    return [*(fields_of(results) or ["point"]), *["note"] * noted]
 
 
-def _values(point: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The point's cells under `_fields`."""
+def _values(point: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """The point's cells under `_columns`."""
     known = {"point": "as it is", **point["values"], "note": point.get("note", "")}
-    return [str(known.get(name, "-")) for name in _fields(found)]
+    return [str(known.get(name, "-")) for name in columns]
 
 
 def _headed(names: Sequence[str], metric: str) -> list[str]:
     return [f"{name} ({metric})" for name in names]
 
 
-def write_sweep(folder: str) -> str:
-    """Writes `<folder>/report.html` from sweep.json and returns its path."""
-    results = storage.read_json(storage.join(folder, "sweep.json"))
-    path = storage.join(folder, "report.html")
-    storage.write_bytes(path, html(results).encode())
-    return path
+def _measured(found: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """The variants that have this metric at some point."""
+    return [n for n in names_of(found) if any(metric in p["variants"].get(n, {}) for p in found)]
 
 
-def html(results: Mapping[str, Any]) -> str:
+# --- the page ---
+
+
+def html(results: Results) -> str:
     """The sweep as one page that needs nothing from outside."""
     made = results["environment"]
     facts = {
@@ -121,108 +141,111 @@ def html(results: Mapping[str, Any]) -> str:
         "commit": made["versions"].get("commit", "unknown"),
         "command": tag("code", made["command"]),
     }
-    listed = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()]
+    shown = fronts(results)
     sections = [
-        (
-            "sweep",
-            "This sweep",
-            join([tag("dl", *listed, class_="facts"), tag("p", best(results))]),
-        ),
+        ("sweep", "This sweep", join([listed(facts, class_="facts"), tag("p", best(results))])),
         ("curves", "Curves", _curves(results)),
+        (
+            "answers",
+            "What an answer costs",
+            fronts_shown(shown) if shown else tag("p", no_front(results), class_="note"),
+        ),
         ("tables", "All numbers", _tables(results)),
+        ("time", "Where the time went", _trials(results)),
+        ("made", "How it was made", _made(results)),
     ]
     return document(f"RA-DIT: {results['kind']} of {results['recipe']}", sections)
 
 
-def groups(results: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
-    """(what stayed the same, what changed, points): a curve for each value of the other fields. The
-    field that changes is the last one that takes several values.
-    """
-    found = results["points"]
-    fields = list(dict.fromkeys(name for point in found for name in point["values"]))
-    several = [f for f in fields if len({str(p["values"].get(f)) for p in found}) > 1]
-    if "keep_gold" in several:  # two curves over the sizes, not two points a size
-        several.remove("keep_gold")
-        fixed = [*several[:-1], "keep_gold"]
-    else:
-        fixed = several[:-1]
-    moving = several[-1] if several else ""
-    made: dict[str, list[Mapping[str, Any]]] = {}
-    for point in found:
-        same = ", ".join(f"{f}={point['values'].get(f)}" for f in fixed)
-        made.setdefault(same, []).append(point)
-    return [
-        (same, moving, sorted(points, key=lambda p: _by_number(p["values"].get(moving))))
-        for same, points in made.items()
-    ]
-
-
-def _curves(results: Mapping[str, Any]) -> Html:
+def _curves(results: Results) -> Html:
     parts: list[Html] = []
-    for same, moving, found in groups(results):
-        if len(found) < 2:
-            continue
-        labels = _labels([str(point["values"][moving]) for point in found])
-        names = _names(found)
+    for same, figures in curves(results):
         if same:
             parts.append(tag("h3", same))
-        for metric, (title, factor) in SHOWN.items():
-            series = {name: [_cell(p, name, metric, factor) for p in found] for name in names}
-            series = {name: line for name, line in series.items() if any(line)}
-            if series:
-                parts.append(lines(labels, series, title=title, axis=moving))
+        parts += map(lines, figures)
+        parts.append(tag("p", figures[0].note, class_="note"))
     if not parts:
-        return tag("p", "Nothing was changed step by step, see the tables.", class_="note")
-    words = "Bands: 95% intervals over groups of questions. Places on the x axis are equally apart."
+        return tag("p", NO_CURVE, class_="note")
+    words = "Places on the axis below are equally far apart."
     return join([tag("p", words, class_="note"), tag("div", *parts, class_="plots")])
 
 
-def _cell(point: Mapping[str, Any], name: str, metric: str, factor: float) -> Cell:
-    cell = point["variants"].get(name, {}).get(metric)
-    return None if cell is None else tuple(factor * cell[k] for k in ("value", "low", "high"))
-
-
-def _labels(values: Sequence[str]) -> list[str]:
-    """The shortest ends of paths that tell them apart; other values as they are.
-
-    >>> _labels(["runs/a/lm-ft/model", "runs/b/lm-ft/model", "10"])
-    ['a/lm-ft/model', 'b/lm-ft/model', '10']
-    """
-    parts = [value.rstrip("/").split("/") for value in values]
-    for length in range(1, max(map(len, parts))):
-        ends = ["/".join(part[-length:]) for part in parts]
-        if len(set(ends)) == len(set(values)):
-            return ends
-    return list(values)
-
-
-def _by_number(value: Any) -> tuple[bool, float]:
-    """Numbers in their order, whatever else as it came."""
-    try:
-        return False, float(value)
-    except (TypeError, ValueError):
-        return True, 0.0
-
-
-def _tables(results: Mapping[str, Any]) -> Html:
-    found = results["points"]
-    fields = _fields(found)
+def _tables(results: Results) -> Html:
+    found, fields = results["points"], _columns(results)
     parts = []
-    for metric, (title, factor) in SHOWN.items():
-        names = [n for n in _names(found) if any(metric in p["variants"].get(n, {}) for p in found)]
+    for metric in SHOWN:
+        names = _measured(found, metric)
         rows = []
         for point in found:
-            cells = [_cell(point, name, metric, factor) for name in names]
-            shown = [f"{c[0]:.1f} [{c[1]:.1f}, {c[2]:.1f}]" if c else "-" for c in cells]
-            rows.append([*_values(point, found), *shown])
+            cells = [point["variants"].get(name, {}).get(metric) for name in names]
+            rows.append([*_values(point, fields), *(_interval(c, metric) for c in cells)])
         if names:
+            title = axis_of(metric)
             whole = table([*fields, *names], rows, label=title, texts=len(fields))
-            parts += [tag("h3", title), whole]
-    spent = [t["metrics"].get("wall_s") for t in results["trials"] if "wall_s" in t["metrics"]]
-    if spent:
-        parts.append(tag("p", f"All trials: {seconds(sum(spent))} of stages.", class_="note"))
+            parts += [tag("h3", title[0].upper() + title[1:]), whole]
+    contrasts = names_of(found, "contrasts")
+    for metric in COMPARED:
+        rows = []
+        for point in found:
+            cells = [point["contrasts"].get(name, {}).get(metric) for name in contrasts]
+            rows.append([*_values(point, fields), *(_difference(c, metric) for c in cells)])
+        if any(metric in cells for p in found for cells in p["contrasts"].values()):
+            title = axis_of(metric, diff=True)
+            names = [shown_contrast(name) for name in contrasts]
+            whole = table([*fields, *names], rows, label=title, texts=len(fields))
+            parts += [tag("h3", title[0].upper() + title[1:]), whole]
     return join(parts)
 
 
-def _names(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for point in found for name in point["variants"]))
+def _interval(cell: Mapping[str, float] | None, metric: str) -> Html:
+    if cell is None:
+        return Html(ABSENT)
+    shown = METRICS[metric]
+    return _under(shown.number(cell["value"]), shown.range(cell["low"], cell["high"]))
+
+
+def _difference(cell: Mapping[str, float] | None, metric: str) -> Html:
+    if cell is None:
+        return Html(ABSENT)
+    shown = METRICS[metric]
+    clear = cell["low"] > 0 or cell["high"] < 0
+    number = f"{shown.number(cell['diff'], '+')}{' *' * clear}"
+    return _under(number, shown.range(cell["low"], cell["high"], "+"))
+
+
+def _under(number: str, interval: str) -> Html:
+    return join([number, tag("span", interval, class_="under")])
+
+
+def _trials(results: Results) -> Html:
+    head, rows = trials(results)
+    num_fields = len(head) - len(results["objectives"]) - 1
+    spent = [t["metrics"]["wall_s"] for t in results["trials"] if "wall_s" in t["metrics"]]
+    words = (
+        f"Seconds of all stages behind a trial, also of those that it shares with others; together "
+        f"{seconds(sum(spent))}."
+    )
+    whole = table(head, rows, label="trials", texts=num_fields)
+    return tag("figure", whole, tag("figcaption", words))
+
+
+def _made(results: Results) -> Html:
+    """Versions, what was searched, and every model's size where it is known."""
+    space = {
+        name: ", ".join(map(str, field["values"]))
+        if "values" in field
+        else f"{field['low']} to {field['high']}{' (log)' if field.get('log') else ''}"
+        for name, field in results.get("space", {}).items()
+    }
+    versions = {name: str(v) for name, v in results["environment"]["versions"].items()}
+    sizes = {name: si(size) for name, size in results.get("parameters", {}).items() if size}
+    failed = [", ".join(f"{k}={v}" for k, v in flat(t).items()) for t in results.get("failed", [])]
+    objectives = ", ".join(f"{n} {way}" for n, way in results["objectives"].items())
+    chosen = {"sampler": results.get("sampler", "grid"), "objectives": objectives, **space}
+    parts = [tag("p", "Every trial is a run's folder of its own beside sweep.json; what two trials "
+                 "share is made once, in artifacts/."), listed(chosen)]  # fmt: skip
+    if failed:
+        parts.append(tag("p", f"Failed, without a point: {'; '.join(failed)}."))
+    if sizes:
+        parts += [tag("h3", "Parameters"), listed(sizes)]
+    return join([*parts, tag("h3", "Versions"), listed(versions)])

@@ -129,21 +129,9 @@ def page(results: Mapping[str, Any]) -> str:
     """A run's results as one Markdown page: how they were made, the tables, what each stage
     cost.
     """
-    rows = [
-        [
-            name,
-            str(stage["rows"]),
-            f"{stage['cost']['wall_s']:.0f}",
-            f"{stage['cost'].get('device_s', 0.0):.0f}",
-            f"{stage['cost'].get('tokens', 0):.3g}",
-            _brief(stage.get("metrics", {})),
-        ]
-        for name, stage in results["stages"].items()
-    ]
     articles = []
     if results.get("articles"):
         articles = ["## By article", "", articles_table(results, markdown=True), ""]
-    head = ["stage", "rows", "wall s", "worker s", "tokens", "metrics"]
     return "\n".join(
         [
             f"# {results['recipe']}",
@@ -167,10 +155,28 @@ def page(results: Mapping[str, Any]) -> str:
             *articles,
             "## Stages",
             "",
-            text_table(head, rows, markdown=True),
+            stages_table(results, markdown=True),
             "",
         ]
     )
+
+
+def stages_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
+    """One row a stage: rows, seconds, tokens, FLOPs, metrics."""
+    rows = [
+        [
+            name,
+            str(stage["rows"]),
+            f"{stage['cost']['wall_s']:.0f}",
+            f"{stage['cost'].get('device_s', 0.0):.0f}",
+            f"{stage['cost'].get('tokens', 0):.3g}",
+            f"{stage['cost'].get('flops', 0):.3g}",
+            _brief(stage.get("metrics", {})),
+        ]
+        for name, stage in results["stages"].items()
+    ]
+    head = ["stage", "rows", "wall s", "worker s", "tokens", "FLOPs", "metrics"]
+    return text_table(head, rows, markdown)
 
 
 def _brief(metrics: Mapping[str, Any]) -> str:
@@ -196,16 +202,21 @@ def render(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         parts.append(contrasts_table(results, markdown=markdown))
         if len(results.get("by_seed", {})) > 1:
             parts.append(seeds_table(results, markdown=markdown))
-    tasks = results.get("tasks", {})
-    if len(tasks) > 1:
-        metrics = ["em", "f1", "nll", *(["score"] if _has_scores(tasks) else [])]
-        rows = [
-            [task, name, *(interval_text(values.get(metric)) for metric in metrics)]
-            for task, variants in tasks.items()
-            for name, values in variants.items()
-        ]
-        parts.append(text_table(["task", "variant", *metrics], rows, markdown))
+    if len(results.get("tasks", {})) > 1:
+        parts.append(tasks_table(results, markdown=markdown))
     return "\n\n".join(parts)
+
+
+def tasks_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
+    """One row a task and variant, probes too."""
+    tasks = results["tasks"]
+    metrics = ["em", "f1", "nll", *(["score"] if _has_scores(tasks) else [])]
+    rows = [
+        [task, name, *(interval_text(values.get(metric)) for metric in metrics)]
+        for task, variants in tasks.items()
+        for name, values in variants.items()
+    ]
+    return text_table(["task", "variant", *metrics], rows, markdown)
 
 
 def _has_scores(tasks: Mapping[str, Any]) -> bool:

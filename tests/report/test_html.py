@@ -8,214 +8,37 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
-from collections.abc import Mapping, Sequence
-from html.parser import HTMLParser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from folders import (
+    CONTRASTS,
+    ENVIRONMENT,
+    EVIL,
+    PROBE,
+    RIGHT,
+    STAGES,
+    TABLE,
+    Page,
+    make_run,
+    prediction,
+)
 
 from radit_ray.commands import report
 from radit_ray.core.errors import InputError
-from radit_ray.core.metrics import exact_match, f1
 from radit_ray.data import storage
 from radit_ray.data.artifacts import LINK
-from radit_ray.data.rows import RANKED, example_row
-from radit_ray.engines.answering import PREDICTION
-from radit_ray.engines.measuring import measure, read_predictions
+from radit_ray.report import html
+from radit_ray.report.cards import _mixed, highlighted
 from radit_ray.report.comparisons import _weak_control, forest
-from radit_ray.report.html import write_report
-from radit_ray.report.questions import _mixed, choose, highlighted, marks
+from radit_ray.report.figures import Dots
+from radit_ray.report.questions import cards_of, choose, marks
 from radit_ray.report.table import page as markdown_page
 from radit_ray.report.table import render
 from radit_ray.report.words import sentence, verdict
-
-TABLE = ("closed-book", "replug", "it-retrieval", "lm-ft", "r-ft", "radit")
-PROBE = "lm-ft-closed-book"
-TUNED = ("r-ft", "radit")  # these see the chunks of the tuned retriever
-CONTRASTS = ("lm-ft-minus-it-retrieval", "r-ft-minus-replug", "radit-minus-replug")
-CITIES = ("Oslo", "Bergen", "Tromso", "Narvik", "Molde", "Bodo", "Hamar", "Alta")
-# question -> the variants that answer it right; 6 and 7 are of the task "known"
-RIGHT = {
-    0: ("radit", "lm-ft"),
-    1: ("radit", "lm-ft", "it-retrieval"),
-    2: ("replug", "it-retrieval", "lm-ft", "r-ft", "radit"),
-    3: ("replug", "r-ft", "lm-ft", "radit"),
-    4: ("replug",),
-    5: ("radit", "r-ft"),
-    6: ("closed-book", PROBE),
-    7: ("closed-book",),
-}
-MOVED = (0, 5)  # questions whose right chunk only the tuned retriever puts first
-EVIL = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
-VOID = {"meta", "link", "br"}
-
-
-class Page(HTMLParser):
-    """Every element with its attributes, text and ancestors; fails on an element that is left open
-    or closed twice.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[dict[str, Any]] = []
-        self.elements: list[dict[str, Any]] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open[-1]["tag"]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len({name for name, _ in attrs}) == len(attrs), attrs
-        element = {"tag": tag, "text": "", **dict(attrs), "inside": list(self.open)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert tag not in VOID
-        assert self.open.pop()["tag"] == tag
-
-    def handle_data(self, data: str) -> None:
-        for element in self.open:
-            element["text"] += data
-
-    def all(self, tag: str, class_: str = "", inside: str = "") -> list[dict[str, Any]]:
-        """Elements by tag, by one of their classes, inside the element of an id."""
-        return [
-            element
-            for element in self.elements
-            if element["tag"] == tag
-            and (not class_ or class_ in (element.get("class") or "").split())
-            and (not inside or inside in [e.get("id") for e in element["inside"]])
-        ]
-
-
-def chunk_names(number: int, variant: str) -> list[str]:
-    names = [f"right-{number}", f"wrong-{number}"]
-    found_first = variant in TUNED or number not in MOVED
-    return names if found_first else names[::-1]
-
-
-def prediction(number: int, variant: str, **changes: Any) -> dict[str, Any]:
-    """One row as evaluate writes it: each of two chunks answers alone."""
-    gold, bare = CITIES[number], variant in ("closed-book", PROBE)
-    said = gold if variant in RIGHT[number] else "Paris"
-    names = [] if bare else chunk_names(number, variant)
-    row = {
-        "id": f"q{number}",
-        "task": "known" if number > 5 else "open",
-        "group": f"g{number}",
-        "article": f"article {number % 2}",
-        "question": f"Where is house {number}?",
-        "answers": [gold],
-        "prediction": said,
-        "em": exact_match(said, [gold]),
-        "f1": f1(said, [gold]),
-        "nll": 1.0 if said == gold else 4.0 + number / 10,
-        "recall@1": None if bare else float(names[0].startswith("right")),
-        "recall@5": None if bare else 1.0,
-        "answer_recall@1": None,
-        "answer_recall@5": None,
-        "chunk_ids": names,
-        "p_r": [1.0] if bare else [0.75, 0.25],
-        "chunk_answers": [said] if bare else [said, "Rome"],
-        "chunk_logprobs": [-1.0] if bare else [-1.0, -2.0],
-        "candidates": [said],
-        "candidate_logprobs": [0.0],
-        "num_truncated": 0,
-        "num_question_cut": 0,
-    }
-    return {**row, **changes}
-
-
-def ranked(number: int, variant: str, **changes: Any) -> dict[str, Any]:
-    names = chunk_names(number, variant)
-    gold = CITIES[number]
-    text = {
-        f"right-{number}": f"House {number} is in {gold.lower()}.",
-        f"wrong-{number}": f"It is not in {gold}berg.",
-    }
-    example = example_row(
-        {
-            "id": f"q{number}",
-            "question": f"Where is house {number}?",
-            "answers": [gold],
-            "gold_ids": [f"right-{number}"],
-            "split": "eval",
-        }
-    )
-    found = {
-        "chunk_ids": names,
-        "doc_ids": names,
-        "titles": [f"Title of {name}" for name in names],
-        "texts": [text[name] for name in names],
-        "scores": [0.9, 0.1],
-    }
-    return {**example, **found, **changes}
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
-
-
-STAGE = {"rows": 8, "fingerprint": "0123456789abcdef" * 4}
-STAGES = {
-    "embed": {**STAGE, "cost": {"wall_s": 12.0, "device_s": 20.0, "tokens": 5000, "flops": 3e9}},
-    "r-ft": {
-        **STAGE,
-        "cost": {"wall_s": 48.0, "device_s": 90.0},
-        "metrics": {
-            "best_step": 3,
-            "dev_before": {"mrr": 0.5, "kl": 1.25},
-            "dev": {"mrr": 0.75, "kl": 0.5},
-        },
-    },
-}
-ENVIRONMENT = {
-    "hardware": "2 x Some CPU, 8 GiB",
-    "versions": {"python": "3.11.7", "commit": "abc123abc123"},
-    "command": "radit run own",
-}
-
-
-def make_run(
-    folder: Path, changes: Mapping[str, Any] | None = None, ranked_changes: Any = None
-) -> Path:
-    """A run's folder: predictions, ranked rows, run.json and results.json. `changes` go into every
-    prediction of question 0, `ranked_changes` into its ranked rows.
-    """
-    shard = "part-00000.parquet"
-    for kind, variant in (("retrieve-base", "replug"), ("retrieve-tuned", "radit")):
-        rows = [ranked(n, variant, **(ranked_changes or {} if n == 0 else {})) for n in RIGHT]
-        write_rows(folder / "artifacts" / kind / shard, rows, RANKED)
-    for variant in (*TABLE, PROBE):
-        rows = [prediction(n, variant, **(changes or {} if n == 0 else {})) for n in RIGHT]
-        write_rows(folder / "artifacts" / "evaluate-1" / variant / shard, rows, PREDICTION)
-    (folder / "evaluate").symlink_to("artifacts/evaluate-1")
-    tables = {v: read_predictions(str(folder / "evaluate"), v) for v in (*TABLE, PROBE)}
-    results = {
-        "recipe": "own",
-        **measure(tables, contrasts=CONTRASTS, tasks=["open"], probes=[PROBE], num_samples=200),
-        "seeds": [0],
-        "wall_s": 60.0,
-        "stages": STAGES,
-        "environment": ENVIRONMENT,
-    }
-    variants = {
-        variant: {
-            "k": 0 if variant in ("closed-book", PROBE) else 2,
-            "ranked": f"artifacts/retrieve-{'tuned' if variant in TUNED else 'base'}",
-        }
-        for variant in (*TABLE, PROBE)
-    }
-    recipe = {"lm": "/models/lm", "retriever": "org/name", "lm_ft": {"lr": 3e-4}}
-    record = {"recipe": {**recipe, "evaluate": {"tasks": ["open"]}}, "variants": variants}
-    (folder / "results.json").write_text(json.dumps(results))
-    (folder / "run.json").write_text(json.dumps(record))
-    return folder
+from radit_ray.report.writing import write_report
 
 
 def change_results(run: Path, **changes: Any) -> None:
@@ -224,9 +47,9 @@ def change_results(run: Path, **changes: Any) -> None:
 
 
 def read_page(run: Path) -> Page:
-    path = write_report(str(run))
-    assert path == str(run / "report.html")
-    return Page(Path(path).read_text())
+    """The page alone, without the pictures beside it."""
+    results, record = (json.loads((run / n).read_text()) for n in ("results.json", "run.json"))
+    return Page(html.page(results, record, cards_of(str(run), record)))
 
 
 @pytest.fixture
@@ -234,7 +57,21 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["markup", "plots", "words", "questions", "html"])
+MODULES = [
+    "markup",
+    "plots",
+    "words",
+    "questions",
+    "html",
+    "figures",
+    "frames",
+    "fronts",
+    "markdown",
+    "points",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_the_docstrings(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"radit_ray.report.{name}"))
     assert found.attempted
@@ -293,6 +130,7 @@ def test_it_tells_what_was_run_and_what_each_variant_is(run: Path) -> None:
         "This run",
         "What each half brought",
         "All variants",
+        "What an answer costs",
         "Questions, before and after",
         "Where the time went",
         "How it was made",
@@ -443,12 +281,16 @@ def test_every_contrast_of_the_run_is_judged(run: Path) -> None:
     assert verdicts[1]["class"] == "verdict unclear"
 
 
+def as_dots(cells: Mapping[str, Mapping[str, float]]) -> Dots:
+    return Dots(file="f", title="t", metric="em", cells=cells, note="n")
+
+
 def test_the_forest_plot_places_dots_intervals_and_the_undetectable_band() -> None:
     cells = {
         "a-minus-b": {"diff": 0.5, "low": 0.4, "high": 0.6, "mde": 0.2},
         "c-minus-d": {"diff": -0.1, "low": -0.4, "high": 0.2, "mde": 0.4},
     }
-    page = Page(forest(cells, "em"))
+    page = Page(forest(as_dots(cells)))
     low, high = -40 - 0.06 * 100, 60 + 0.06 * 100  # all edges and bands, and 6% of room
 
     def place(value: float) -> float:
@@ -469,7 +311,7 @@ def test_the_forest_plot_places_dots_intervals_and_the_undetectable_band() -> No
     assert bands[0] == pytest.approx((place(-20), 100 * 40 / (high - low)), abs=0.01)
     assert [e["text"] for e in page.all("text")] == ["-25", "0", "25", "50"]
     without = {name: {k: v for k, v in c.items() if k != "mde"} for name, c in cells.items()}
-    assert not Page(forest(without, "em")).all("rect")
+    assert not Page(forest(as_dots(without))).all("rect")
 
 
 # --- questions ---
@@ -678,9 +520,9 @@ def test_a_run_on_an_object_store(run: Path) -> None:
     link = {"artifact": f"{there}/artifacts/evaluate-1"}
     storage.write_json(f"{there}/evaluate/{LINK}", link)
     try:
-        path = write_report(there)
+        path = write_report(there).html
         assert path == f"{there}/report.html"
-        here = Path(write_report(str(run))).read_bytes()
+        here = Path(write_report(str(run)).html).read_bytes()
         assert storage.read_bytes(path) == here
         assert b"Title of right-1" in here
     finally:
@@ -711,7 +553,7 @@ def test_every_seed_has_its_own_column(run: Path) -> None:
     assert rows[2][1:] == ["\N{EN DASH}", "\N{EN DASH}", "0 of 2"]
     (body,) = page.all("body")
     assert "its mean over 2 training seeds" in body["text"]
-    assert "all 2 together took" in body["text"]
+    assert "All 2 training seeds together took" in body["text"]
     text = render(json.loads((run / "results.json").read_text()))
     lines = [line.split() for line in text.splitlines()]
     found = [line for line in lines if line[:3] == ["lm-ft", "-", "it-retrieval"]]

@@ -8,42 +8,13 @@ import re
 from typing import Any
 
 import pytest
+from folders import sweep_point as point
+from folders import sweep_results as results
 
 from radit_ray.report.curves import lines
-from radit_ray.report.sweeps import groups, html, page, render
-
-
-def point(values: dict[str, Any], em: float, *, recall: bool = True) -> dict[str, Any]:
-    cell = {"value": em, "low": em - 0.1, "high": em + 0.1}
-    radit = {"em": cell, "nll": {**cell, "value": 3.0, "low": 2.5, "high": 3.5}}
-    if recall:
-        radit["recall@1"] = cell
-    difference = {"diff": 0.2, "low": 0.1, "high": 0.3, "mde": 0.15}
-    return {
-        "values": values,
-        "num_questions": 600,
-        "variants": {"replug": {"em": cell}, "radit": radit},
-        "contrasts": {"radit-minus-replug": {"em": difference}},
-    }
-
-
-def results(points: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {
-        "kind": "corpus",
-        "recipe": "demo",
-        "objectives": {"radit.em": "max"},
-        "seeds": [0, 1],
-        "points": points,
-        "trials": [{"values": {}, "metrics": {"wall_s": 60.0}}] * 2,
-        "best": [{"r_ft.lr": "1e-4"}],
-        "environment": {
-            "command": "radit sweep corpus demo --values 10,20",
-            "hardware": "2 x CPU",
-            "versions": {"commit": "abc"},
-        },
-        **more,
-    }
-
+from radit_ray.report.figures import Curves
+from radit_ray.report.points import curves, fronts, groups
+from radit_ray.report.sweeps import html, page, render
 
 SIZES = [
     point({"r_ft.lr": lr, "num_documents": size, "keep_gold": keep}, em)
@@ -88,20 +59,20 @@ def test_a_point_without_some_variants_says_why() -> None:
 
 def test_the_page_draws_curves_and_loads_nothing() -> None:
     shown = html(results(SIZES))
-    assert shown.count('class="curves"') == 4 * 3  # em, nll, recall@1
+    assert shown.count('class="curves"') == 4 * 4  # em, nll, recall@1, and the difference in em
     assert "replug: 30 [20, 40]" in shown  # on a dot
     assert not re.findall(r'(?:src|href)="(?!#|data:)', shown)
     assert "<script" not in shown
     # without chunks there is no recall, and the line begins later
     one = html(results([point({"k_infer": k}, 0.2, recall=bool(k)) for k in (0, 1, 3)]))
     recall = one.partition('aria-label="Recall@1')[2].partition("</svg>")[0]
-    assert recall.count("<circle") == 2
+    assert recall.count('class="dot"') == 2
     single = html(results([point({}, 0.3)]))
     assert "Nothing was changed step by step" in single
 
 
 def test_bands_and_lines_stand_where_their_values_are() -> None:
-    made = lines(["1", "3"], {"a": [(10.0, 0.0, 20.0), (20.0, 10.0, 30.0)]}, title="t", axis="k")
+    made = lines(curve(("1", "3"), {"a": ((10.0, 0.0, 20.0), (20.0, 10.0, 30.0))}))
     drawn = re.search(r'<polyline points="([^"]*)"', made)
     band = re.search(r'<polygon points="([^"]*)"', made)
     assert drawn
@@ -112,4 +83,72 @@ def test_bands_and_lines_stand_where_their_values_are() -> None:
     assert y1 > y2  # larger values stand higher
     assert [x for x, _ in corners] == [x1, x2, x2, x1]
     assert corners[0][1] == pytest.approx(y2)  # the upper end of the first is the second's value
-    assert lines(["1"], {"a": [None]}, title="t", axis="k") == ""
+    assert lines(curve(("1",), {"a": (None,)})) == ""
+
+
+def curve(labels: tuple[str, ...], series: Any) -> Curves:
+    about = {"file": "f", "title": "t", "axis": "k", "upright": "%", "note": ""}
+    return Curves(labels=labels, series=series, **about)
+
+
+def costly(costs: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Three trials over k_infer with {k: {variant: seconds of a question}}."""
+    made = [point({"k_infer": k}, em) for k, em in ((1, 0.3), (5, 0.5), (10, 0.5))]
+    trials = [
+        {
+            "values": p["values"],
+            "metrics": {"wall_s": 60.0}
+            | {f"{n}.s_per_question": c for n, c in costs[str(p["values"]["k_infer"])].items()},
+        }
+        for p in made
+    ]
+    return results(made, trials=trials, kind="custom")
+
+
+def test_the_front_holds_what_none_beats() -> None:
+    found = costly(
+        {
+            "1": {"replug": 0.1, "radit": 0.2},
+            "5": {"replug": 0.4, "radit": 0.5},
+            "10": {"replug": 0.9, "radit": 0.4},
+        }
+    )
+    em, nll = fronts(found)
+    assert [(s.name, s.best) for s in em.spots] == [
+        ("replug, k_infer 1", True),
+        ("radit, k_infer 1", False),  # as good as the first one, and dearer
+        ("replug, k_infer 5", True),  # of two that are alike both stay
+        ("radit, k_infer 10", True),
+        ("radit, k_infer 5", False),
+        ("replug, k_infer 10", False),
+    ]
+    assert em.spots[0].cell == pytest.approx((30.0, 20.0, 40.0))
+    # replug has no NLL here, and radit always the same: the cheapest is best
+    assert [s.name for s in nll.spots if s.best] == ["radit, k_infer 1"]
+    shown = html(found)
+    assert "radit, k_infer 10: 50 [40, 60] for 0.4 s" in shown
+    assert 'class="stairs"' in shown
+    # answers of one finished run have no cost of their own
+    assert fronts(results(SIZES)) == []
+    assert "none has a cost of its own" in html(results(SIZES))
+
+
+def test_an_untuned_pair_that_trials_share_is_one_spot() -> None:
+    shared = {"replug": 0.1, "radit": 0.2}
+    made = [point({"cycles": n}, 0.3) for n in (1, 2)]
+    metrics = {f"{n}.s_per_question": c for n, c in shared.items()}
+    trials = [{"values": p["values"], "metrics": metrics} for p in made]
+    (em,) = fronts(results(made, trials=trials, kind="cycles"))
+    assert [s.name for s in em.spots] == [
+        "replug, cycles 1 / cycles 2",
+        "radit, cycles 1 / cycles 2",
+    ]
+
+
+def test_models_stand_in_the_order_of_their_size_with_their_parameters() -> None:
+    made = [point({"lm": f"models/{name}"}, em) for name, em in (("big", 0.5), ("small", 0.3))]
+    sizes = {"models/big": 494_032_768, "models/small": 22_713_216}
+    ((_, figures),) = curves(results(made, kind="lms", parameters=sizes))
+    assert figures[0].labels == ("small (22.7\N{NO-BREAK SPACE}M)", "big (494\N{NO-BREAK SPACE}M)")
+    assert [c[0] for c in figures[0].series["radit"] if c] == pytest.approx([30.0, 50.0])
+    assert figures[0].axis == "base LM (parameters)"

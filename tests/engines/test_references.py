@@ -1,0 +1,18 @@
+"""Contract of models as inputs: what is told of a folder without loading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from radit_ray.engines.references import num_parameters
+
+
+def test_parameters_of_a_model_folder_are_told_without_loading_it(
+    tiny_models: tuple[str, str], tmp_path: Path
+) -> None:
+    """Against the model itself; tied weights are stored, and counted, once."""
+    from transformers import AutoModelForCausalLM
+
+    lm = AutoModelForCausalLM.from_pretrained(tiny_models[0])
+    assert num_parameters(tiny_models[0]) == sum(p.numel() for p in lm.parameters())
+    assert num_parameters("org/elsewhere") == num_parameters(str(tmp_path)) == 0
