@@ -181,18 +181,20 @@ def common_pages(pair: Pair) -> Pages:
     return {title: sides for title, sides in found.items() if all(sides.values())}
 
 
-def write_corpora(pages: Pages, folder: str) -> dict[str, int]:
-    """old.jsonl and new.jsonl: a document a chunk. Both have the same DISTRACTORS; the smaller side
-    is filled with further ones. Returns the chunks of the pages, and of a corpus.
+def write_corpora(
+    pages: Pages, folder: str, *, pool: str = POOL, num_distractors: int = DISTRACTORS
+) -> dict[str, int]:
+    """old.jsonl and new.jsonl: a document a chunk. Both have the same distractors of the pool; the
+    smaller side is filled with further ones. Returns the chunks of the pages, and of a corpus.
     """
     own = {side: _page_rows(pages, side) for side in ("old", "new")}
     short = abs(len(own["old"]) - len(own["new"]))
     file = storage.join(folder, "others.jsonl")
     if not storage.exists(file):
         write_distractors(
-            _data(POOL),
+            _data(pool),
             file,
-            num_documents=DISTRACTORS + short,
+            num_documents=num_distractors + short,
             source="other",
             titles=set(pages),
         )
@@ -202,7 +204,7 @@ def write_corpora(pages: Pages, folder: str) -> dict[str, int]:
         if not document["source"].endswith(SAME_TITLE)
         for number, text in enumerate(chunk_document(document["text"]))
     ]
-    size = max(map(len, own.values())) + DISTRACTORS
+    size = max(map(len, own.values())) + num_distractors
     for side, rows in own.items():
         whole = [*rows, *others[: size - len(rows)]]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in whole)
