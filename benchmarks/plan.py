@@ -1,5 +1,5 @@
-"""What `radit plan` says against what a run took: wall and device seconds, FLOPs and bytes, stage by
-stage, at three sizes of the demo.
+"""What `radit plan` says against what a run took: wall and device seconds, FLOPs and bytes, stage
+by stage, at three sizes of the demo.
 
 In: nothing; the rates are measured first (as `radit doctor --calibrate` does), or given. Out: the
 three runs below OUTPUT, benchmarks/results/plan.json, and the table of docs/scale.md between its

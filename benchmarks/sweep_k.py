@@ -1,5 +1,5 @@
-"""What a sweep of eight numbers of chunks costs over a finished index, against the largest alone: by
-ensemble, and for choices.
+"""What a sweep of eight numbers of chunks costs over a finished index, against the largest alone:
+by ensemble, and for choices.
 
 In: the folder of a finished run, whose index and LM are used. Out: benchmarks/results/sweep_k.json.
 Every call answers afresh; what is compared are the seconds of the workers, start-up left out, and

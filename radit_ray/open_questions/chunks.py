@@ -70,8 +70,8 @@ def more_chunks(job: Job, config: ChunksConfig = ChunksConfig()) -> dict[str, An
     for role in job.roles:
         for ensemble in config.ensembles:
             ks = config.ks
-            for run in looked[:1] if role in SHARED else looked:
-                found = _answers(run, role, ensemble, ks)
+            for number, run in enumerate(looked[:1] if role in SHARED else looked):
+                found = _answers(run, role, ensemble, ks, bounded=number == 0)
                 ks = tuple(k for k in ks if name_of(role, ensemble, k) in found)
                 for name, rows in found.items():
                     tables.setdefault(name, []).append(rows)
@@ -115,9 +115,11 @@ def _deep(job: Job, run: Run, k: int) -> Deep:
     return Deep(run=run, view=views(other, Curve(kind="chunks", values=(str(k),)))[0])
 
 
-def _answers(deep: Deep, role: str, ensemble: str, ks: Sequence[int]) -> dict[str, Rows]:
+def _answers(
+    deep: Deep, role: str, ensemble: str, ks: Sequence[int], *, bounded: bool
+) -> dict[str, Rows]:
     """{name: predictions}, one evaluate call for all k; `concat`, whose prompts the context bounds,
-    one after the other until most questions lose a part.
+    one after the other, with `bounded` until most questions lose a part (the first seed decides).
     """
     if ensemble != "concat":
         variants = [deep.variant(role, ensemble, k) for k in ks]
@@ -127,7 +129,7 @@ def _answers(deep: Deep, role: str, ensemble: str, ks: Sequence[int]) -> dict[st
         variant = deep.variant(role, ensemble, k)
         rows = predictions(answered(deep.run, [variant]), [variant.name])[variant.name]
         found[variant.name] = rows
-        if questions_cut(rows)["num_truncated"] > CUT * len(rows):
+        if bounded and questions_cut(rows)["num_truncated"] > CUT * len(rows):
             break
     return found
 
