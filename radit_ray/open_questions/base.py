@@ -114,6 +114,16 @@ def looking(run: Run, **changes: Any) -> Run:
     return other
 
 
+def asking(run: Run, file: str, **changes: Any) -> Run:
+    """A finished run with a file of evaluated questions instead of its own; `changes` of retrieve.
+    The file has no train split that others could be cut from.
+    """
+    retrieve = dataclasses.replace(
+        run.recipe.retrieve, dev_share=0.0, eval_share=0.0, limit=0, **changes
+    )
+    return looking(run, examples=f"{run.recipe.evaluate.split}={file}", retrieve=retrieve)
+
+
 def seeds_of(recipe: Recipe) -> list[int]:
     return list(recipe.seeds) or [recipe.lm_ft.seed]
 
@@ -122,7 +132,7 @@ def seeds_of(recipe: Recipe) -> list[int]:
 
 
 def asked(job: Job) -> str:
-    """The evaluated questions as a file of their own, `eval=PATH`: those of the recipe's tasks, at
+    """The evaluated questions as a file of their own: those of the recipe's tasks, at
     most `num_questions`. A search 100 deep, or 100 prompts a question, are not spent on others.
     """
     recipe = job.recipe
@@ -141,7 +151,7 @@ def asked(job: Job) -> str:
     path = storage.join(job.folder, "asked.jsonl")
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     storage.write_bytes(path, text.encode())
-    return f"{recipe.evaluate.split}={path}"
+    return path
 
 
 def answered(run: Run, variants: Sequence[Variant], *, limit: int = 0) -> Artifact:

@@ -25,8 +25,8 @@ from radit_ray.open_questions.base import (
     Lines,
     answered,
     asked,
+    asking,
     compared,
-    looking,
     predictions,
     tokens_of,
     trained,
@@ -110,8 +110,7 @@ class Deep:
 
 def _deep(job: Job, run: Run, k: int) -> Deep:
     """The job's questions ranked k deep by the base and the tuned encoder of a run."""
-    retrieve = dataclasses.replace(run.recipe.retrieve, examples_per_shard=SHARD)
-    other = looking(run, examples=asked(job), retrieve=retrieve)
+    other = asking(run, asked(job), examples_per_shard=SHARD)
     return Deep(run=run, view=views(other, Curve(kind="chunks", values=(str(k),)))[0])
 
 

@@ -28,7 +28,7 @@ from radit_ray.open_questions.base import (
     Job,
     Lines,
     answered,
-    looking,
+    asking,
     power,
     tokens_of,
     trained,
@@ -200,7 +200,7 @@ def _all_answers(
         for lm in lms:
             add(lm, "none", run.evaluated, CLOSED[lm])
             add(lm, "old", run.evaluated, lm)
-        other = looking(run, examples=f"{run.recipe.evaluate.split}={paths['eval']}")
+        other = asking(run, str(paths["eval"]))
         view = views(other, Curve(kind="snapshot", values=(str(paths["corpus"]),)))[0]
         variants = {v.name: v for v in run.evaluation().variants}
         for lm in lms:  # a call each: what no seed decides is then found again under any seed

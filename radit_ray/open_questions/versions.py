@@ -31,6 +31,7 @@ from radit_ray.open_questions.base import (
     Job,
     Lines,
     answered,
+    asking,
     compared,
     looking,
     predictions,
@@ -126,7 +127,7 @@ def _look(job: Job, run: Run, pair: Pair) -> dict[str, Any]:
     file = storage.join(folder, "asked.jsonl")
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     storage.write_bytes(file, text.encode())
-    other = looking(run, examples=f"{run.recipe.evaluate.split}={file}")
+    other = asking(run, file)
     corpora = tuple(storage.join(folder, f"{side}.jsonl") for side in ("old", "new"))
     tables = _tables(run, dict(zip(("old", "new"), _views(other, corpora), strict=True)))
     for kind in ("all", *KINDS):
