@@ -134,6 +134,13 @@ def run_command() -> None:
     sys.exit(_guarded(lambda: _run(sys.argv[1:])))
 
 
+def question_command(name: str) -> None:
+    """Entry point of `jobs/open_question_N.py` and `jobs/lm_sizes.py`."""
+    from radit_ray.open_questions.command import run
+
+    sys.exit(_guarded(lambda: run(name, sys.argv[1:])))
+
+
 def _dispatch(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -269,7 +276,7 @@ def _run(arguments: Sequence[str]) -> None:
     recipe = recipe_named(arguments[0])
     args = parse(
         RunArgs,
-        _joined(arguments[1:]),
+        joined(arguments[1:]),
         f"radit run {arguments[0]}",
         RECIPES[arguments[0]].__doc__ or "",
     )
@@ -277,7 +284,7 @@ def _run(arguments: Sequence[str]) -> None:
     commands.run(recipe, args.output, num_cpus=args.num_cpus, as_json=args.json)
 
 
-def _joined(arguments: Sequence[str], name: str = "--set") -> list[str]:
+def joined(arguments: Sequence[str], name: str = "--set") -> list[str]:
     """Several `--set a=b` as the one `--set a=b c=d` tyro reads."""
     values: list[str] = []
     rest, waiting = [], False
@@ -309,7 +316,7 @@ def _sweep(arguments: Sequence[str]) -> None:
         raise InputError(f"{usage}, KIND one of: {', '.join(KINDS)}")
     words = list(arguments[2:])
     for name in ("--set", "--space", "--objective"):
-        words = _joined(words, name)
+        words = joined(words, name)
     kind, recipe = arguments[:2]
     if kind not in KINDS:
         raise InputError(f"unknown sweep {kind!r}{nearest(kind, KINDS)}")

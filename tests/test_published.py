@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.defaults import published
+from benchmarks.open_questions import NAMES
 from benchmarks.publish import BELOW, between, brief, publish
 from benchmarks.suites import suites_page
+from radit_ray.report.open_questions import page as open_question_page
 from radit_ray.report.table import page
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,14 @@ def test_the_page_of_suites_is_that_of_its_file() -> None:
     results = json.loads((ROOT / "docs" / "results" / "suites.json").read_text())
     text = (ROOT / "docs" / "results" / "suites.md").read_text()
     assert text.partition(BELOW)[2].strip() == suites_page(results)
+
+
+def test_the_pages_of_open_questions_are_those_of_their_files() -> None:
+    for name in NAMES:
+        file = ROOT / "docs" / "results" / f"{name}.json"
+        if file.exists():
+            body = open_question_page(name, json.loads(file.read_text()))
+            assert body in file.with_suffix(".md").read_text().partition(BELOW)[2], name
 
 
 def test_publishing_again_with_other_numbers_changes_all_three(tmp_path: Path) -> None:

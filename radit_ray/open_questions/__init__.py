@@ -1,0 +1,1 @@
+"""The questions that the paper leaves open, each a function from a `Job` to a result file."""

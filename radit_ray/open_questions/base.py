@@ -1,0 +1,368 @@
+"""What the open questions share: one store of artifacts, the trained pairs, tables that are
+compared over subjects and seeds, and what is made anew.
+
+    job = Job(recipe=demo(seeds=(0, 1, 2, 3, 4)), output="runs/oq")
+    runs = trained(job)              # the ablation of every seed; cycle 1 of every open question
+
+<output>/artifacts/              every artifact, by content, of all questions and recipes; with
+                                 --artifacts a link to the store of an earlier run
+<output>/<recipe>/base/          the recipe itself, one run a seed: trained once for all questions
+<output>/<recipe>/oq1.json ...   what came out
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from radit_ray.core.errors import InputError
+from radit_ray.core.power import detectable, questions_needed, spread, standard_error
+from radit_ray.data import storage
+from radit_ray.data.artifacts import Artifact, read_manifest
+from radit_ray.data.examples import read_examples
+from radit_ray.data.rows import seeded_order
+from radit_ray.engines.doctor import environment
+from radit_ray.engines.measuring import (
+    Rows,
+    check_contrast,
+    mean_over_seeds,
+    measure,
+    read_predictions,
+)
+from radit_ray.engines.variants import Variant
+from radit_ray.pipeline import pipeline
+from radit_ray.recipes import Recipe
+from radit_ray.runs import Run, merge_seeds, seeded
+from radit_ray.stages.evaluate import evaluate
+
+STORE = "../../artifacts"  # relative to <output>/<recipe>/<what>
+SHARD = 64  # questions of one evaluated shard: what a kill repeats at most, for each worker
+# differences worth changing a habit for: what the power section says how many questions it takes
+WORTH = {"em": 0.02, "f1": 0.02, "nll": 0.1, "share": 0.05}
+SHARED = ("closed-book", "replug", "replug-5shot")  # variants that no training seed decides
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What an open question is asked of."""
+
+    recipe: Recipe  # complete: corpus, examples and models are given
+    output: str  # of all open questions
+    num_questions: int = 0  # asked, a seeded choice; 0 = all of the evaluated tasks
+    roles: tuple[str, ...] = ("replug", "radit")  # variants that question 1 looks at
+    command: str = ""  # of the process, as the result names it
+
+    @property
+    def folder(self) -> str:
+        """Of this recipe's part."""
+        return storage.join(self.output, self.recipe.name)
+
+    @property
+    def store(self) -> str:
+        """Where all artifacts lie."""
+        return storage.join(self.output, "artifacts")
+
+
+def share_artifacts(output: str, artifacts: str) -> None:
+    """Makes <output>/artifacts a link to the store of an earlier run, so that what that one made is
+    found here. InputError where a store of its own is there, or `artifacts` is none.
+    """
+    if not (storage.is_local(output) and storage.is_local(artifacts)):
+        raise InputError("--artifacts needs local folders; on an object store give one --output")
+    if not os.path.isdir(storage.local(artifacts)):
+        raise InputError(
+            f"--artifacts {artifacts} is no folder; expected that of a run, such as "
+            "runs/demo/artifacts"
+        )
+    place, target = f"{storage.local(output)}/artifacts", os.path.realpath(storage.local(artifacts))
+    if os.path.lexists(place):
+        if os.path.realpath(place) != target:
+            raise InputError(f"{place} is there already and another store; use another --output")
+        return
+    os.makedirs(storage.local(output), exist_ok=True)
+    os.symlink(target, place)
+
+
+def runs_of(job: Job, name: str, recipe: Recipe) -> list[Run]:
+    """Finished runs of a recipe, one a seed, in <output>/<recipe>/<name>; artifacts that are there
+    are reused.
+    """
+    runs, found = [], []
+    for one, run in seeded(recipe, storage.join(job.folder, name), artifacts=STORE):
+        found.append(pipeline(one, run))
+        runs.append(run)
+    if len(runs) > 1:
+        merge_seeds(runs, found)
+    return runs
+
+
+def trained(job: Job) -> list[Run]:
+    """The recipe as it is: the pairs that every open question starts from."""
+    return runs_of(job, "base", job.recipe)
+
+
+def looking(run: Run, **changes: Any) -> Run:
+    """A finished run with some fields of its recipe changed: to be looked at, not to be run."""
+    other = copy.copy(run)
+    other.recipe = dataclasses.replace(run.recipe, **changes)
+    other.done = [dataclasses.replace(cycle, run=other) for cycle in run.done]
+    return other
+
+
+def asking(run: Run, file: str, **changes: Any) -> Run:
+    """A finished run with a file of evaluated questions instead of its own; `changes` of retrieve.
+    The file has no train split that others could be cut from.
+    """
+    retrieve = dataclasses.replace(
+        run.recipe.retrieve, dev_share=0.0, eval_share=0.0, limit=0, **changes
+    )
+    return looking(run, examples=f"{run.recipe.evaluate.split}={file}", retrieve=retrieve)
+
+
+def seeds_of(recipe: Recipe) -> list[int]:
+    return list(recipe.seeds) or [recipe.lm_ft.seed]
+
+
+# --- questions and answers ---
+
+
+def asked(job: Job) -> str:
+    """The evaluated questions as a file of their own: those of the recipe's tasks, at
+    most `num_questions`. A search 100 deep, or 100 prompts a question, are not spent on others.
+    """
+    recipe = job.recipe
+    config = recipe.retrieve
+    shares = {name: getattr(config, name) for name in ("seed", "dev_share", "eval_share")}
+    rows = [
+        row
+        for row in read_examples(recipe.examples, **shares, limit=config.limit or None)
+        if row["split"] == recipe.evaluate.split
+        and (not recipe.evaluate.tasks or row["task"] in recipe.evaluate.tasks)
+    ]
+    rows.sort(key=lambda row: seeded_order(recipe.evaluate.seed, row["id"]))
+    rows = rows[: job.num_questions or None]
+    if not rows:
+        raise InputError(f"no question of split {recipe.evaluate.split!r} to ask")
+    path = storage.join(job.folder, "asked.jsonl")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    storage.write_bytes(path, text.encode())
+    return path
+
+
+def answered(run: Run, variants: Sequence[Variant], *, limit: int = 0) -> Artifact:
+    """One evaluate call; its artifact."""
+    config = dataclasses.replace(
+        run.recipe.evaluate,
+        variants=tuple(variants),
+        contrasts=(),
+        tasks=(),
+        probes=(),
+        limit=limit,
+    )
+    return run.artifact(evaluate, config, ranked=variants[0].ranked)
+
+
+def predictions(made: Artifact, names: Iterable[str]) -> dict[str, Rows]:
+    """{variant: prediction rows} of an evaluate artifact."""
+    return {name: read_predictions(made.path, name) for name in names}
+
+
+# --- numbers ---
+
+
+def compared(
+    tables: Mapping[str, Sequence[Rows]], contrasts: Sequence[str], recipe: Recipe
+) -> dict[str, Any]:
+    """What `measure` says of the mean over seeds, and for each contrast `power`: the spread over
+    subjects and seeds, what it would find, and how many questions WORTH would take.
+
+    tables: {name: one table a seed}, or one table of what no seed decides; of other tasks than the
+    recipe's nothing is counted.
+    """
+    config = recipe.evaluate
+    if config.tasks:
+        tables = {
+            name: [[row for row in table if row["task"] in config.tasks] for table in found]
+            for name, found in tables.items()
+        }
+    result = measure(
+        {name: mean_over_seeds(found) for name, found in tables.items()},
+        contrasts=contrasts,
+        num_samples=config.bootstrap,
+        seed=config.seed,
+    )
+    del result["articles"], result["tasks"]
+    for contrast in contrasts:
+        a, b = check_contrast(contrast, tables)
+        for metric, cell in result["contrasts"][contrast].items():
+            cell["power"] = power(tables[a], tables[b], metric)
+    return result
+
+
+def power(a: Sequence[Rows], b: Sequence[Rows], metric: str) -> dict[str, Any]:
+    """Of one metric's paired differences, one table a seed on either side (or one for all):
+    `by_seed`, the standard error over subjects and seeds, `detectable`, and `needed` questions.
+    """
+    seeds = max(len(a), len(b))
+    pairs = list(zip(_each(a, seeds), _each(b, seeds), strict=True))
+    by_id = [({r["id"]: r for r in x}, {r["id"]: r for r in y}) for x, y in pairs]
+    kept = [
+        row
+        for row in pairs[0][0]
+        if all(
+            row["id"] in side and side[row["id"]][metric] is not None
+            for sides in by_id
+            for side in sides
+        )
+    ]
+    diff_SB = [[x[r["id"]][metric] - y[r["id"]][metric] for r in kept] for x, y in by_id]
+    found = spread(diff_SB, [row["group"] for row in kept])
+    worth = WORTH.get(metric)
+    return {
+        "by_seed": [sum(row) / len(row) for row in diff_SB],
+        "num_questions": found.num_questions,
+        "num_groups": found.num_groups,
+        "num_seeds": found.num_seeds,
+        "variance": {"groups": found.groups, "seeds": found.seeds, "rest": found.rest},
+        "standard_error": standard_error(found),
+        "detectable": detectable(found),
+        "worth": worth,
+        "needed": questions_needed(found, worth) if worth else None,
+    }
+
+
+def _each(tables: Sequence[Rows], count: int) -> Sequence[Rows]:
+    return list(tables) * count if len(tables) == 1 else tables
+
+
+# --- cost ---
+
+
+def unit_costs(run: Run) -> dict[str, float]:
+    """Wall seconds of one artifact of each stage, from the manifests of a finished run, and
+    `evaluate_token`: of one LM token of its evaluation.
+    """
+    results = storage.read_json(storage.join(run.folder, "results.json"))
+    found = {name: stage["cost"]["wall_s"] for name, stage in results["stages"].items()}
+    manifest = read_manifest(run.evaluated)
+    assert manifest is not None
+    found["evaluate_token"] = manifest["cost"]["wall_s"] / max(1, manifest["cost"]["tokens"])
+    return found
+
+
+def tokens_of(run: Run, variant: str) -> float:
+    """LM tokens of one question of a variant in the run's own evaluation."""
+    manifest = read_manifest(run.evaluated)
+    assert manifest is not None
+    cost = manifest["metrics"]["cost"][variant]
+    return float(cost["tokens"]) / max(1.0, cost["questions"])
+
+
+def untrained(job: Job, run: Run) -> int:
+    """How many of the recipe's seeds have no finished pair in the store yet; `run` is one's."""
+    first = read_manifest(storage.join(run.folder, "r-ft"))
+    assert first is not None
+    there = set()
+    for path in _finished(job.store):
+        manifest = read_manifest(path) if "/r-ft-" in path else None
+        if manifest and _apart_from_seed(manifest) == _apart_from_seed(first):
+            there.add(manifest["config"]["seed"])
+    return len(set(seeds_of(job.recipe)) - there)
+
+
+def _apart_from_seed(manifest: Mapping[str, Any]) -> Any:
+    config = {name: value for name, value in manifest["config"].items() if name != "seed"}
+    return config, {name: value["fingerprint"] for name, value in manifest["inputs"].items()}
+
+
+Lines = list[tuple[str, float, float]]  # what is made anew, how many, seconds of each
+
+
+def estimate_text(lines: Lines) -> str:
+    """What will be made, with the seconds that the base run took for the same.
+
+    >>> print(estimate_text([("lm-ft", 2, 90.0)]))
+    made anew: 2 x lm-ft (90 s); together about 3 min
+    """
+    parts = [f"{count:g} x {what} ({each:.0f} s)" for what, count, each in lines if count]
+    total = sum(count * each for _, count, each in lines)
+    return f"made anew: {', '.join(parts) or 'nothing'}; together about {total / 60:.0f} min"
+
+
+def answer(
+    job: Job,
+    name: str,
+    estimate: Callable[[Job, Run], Lines],
+    work: Callable[[Job], dict[str, Any]],
+    *,
+    only_estimate: bool = False,
+) -> dict[str, Any]:
+    """Runs one question: the first seed's pair, the estimate of all the rest, then the work, whose
+    result goes to <output>/<recipe>/<name>.json with what was made anew for it.
+    """
+    before = _before(job, name)
+    run = trained(dataclasses.replace(job, recipe=_first_seed(job.recipe)))[0]
+    unit, pairs = unit_costs(run), untrained(job, run)
+    each = sum(unit.get(n, 0.0) for n in ("lm-ft", "it", "score", "r-ft", "retrieve-tuned"))
+    lines = [("pair of another seed", float(pairs), each + unit["evaluate"]), *estimate(job, run)]
+    text = estimate_text(lines)
+    print(f"radit {name}: {text}", file=sys.stderr, flush=True)
+    if only_estimate:
+        return {"estimate": text}
+    found = work(job)
+    result = {
+        "question": name,
+        "recipe": job.recipe.name,
+        "seeds": seeds_of(job.recipe),
+        **found,
+        "estimate": text,
+        "environment": environment(job.command),
+    }
+    file = storage.join(job.folder, f"{name}.json")
+    made = [path for path in _finished(job.store) if path not in before]
+    if storage.exists(file) and not made:  # all was there: what the first call said stays
+        old = storage.read_json(file)
+        result |= {key: old[key] for key in ("estimate", "made", "environment")}
+    else:
+        result["made"] = _made(m for m in map(read_manifest, made) if m is not None)
+    storage.write_json(file, result)
+    storage.remove(_before_file(job, name))
+    return result
+
+
+def _before(job: Job, name: str) -> set[str]:
+    """The finished artifacts before the first start of a question that a kill may have broken."""
+    file = _before_file(job, name)
+    if not storage.exists(file):
+        storage.write_json(file, sorted(_finished(job.store)))
+    return set(storage.read_json(file))
+
+
+def _before_file(job: Job, name: str) -> str:
+    return storage.join(job.folder, f".{name}-before.json")
+
+
+def _first_seed(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, seeds=recipe.seeds[:1])
+
+
+def _finished(store: str) -> Iterator[str]:
+    for name in storage.list_folders(store):
+        path = storage.join(store, name)
+        if storage.exists(storage.join(path, "manifest.json")):
+            yield path
+
+
+def _made(manifests: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """{stage: how many artifacts, wall seconds} of what this call made."""
+    found: dict[str, dict[str, float]] = {}
+    for manifest in manifests:
+        entry = found.setdefault(manifest["stage"], {"count": 0, "wall_s": 0.0})
+        entry["count"] += 1
+        entry["wall_s"] += manifest["cost"]["wall_s"]
+    return dict(sorted(found.items()))

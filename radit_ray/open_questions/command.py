@@ -1,0 +1,134 @@
+"""`python jobs/open_question_N.py`: the options of a question, and what is run for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from radit_ray.cli import RunArgs
+from radit_ray.core.errors import InputError
+from radit_ray.data import storage
+from radit_ray.open_questions.base import Job, Lines, answer, share_artifacts
+from radit_ray.options import parse
+from radit_ray.recipes import WORLD_LM, override, recipe_named
+from radit_ray.runs import Run, check_recipe
+
+SEEDS = (0, 1, 2, 3, 4)  # of the demo; of other recipes their own
+QUESTIONS = {
+    "oq1": "do more than ten chunks help, and at what cost?",
+    "oq2": "with a corpus of today: does the LM follow the corpus or its memory?",
+    "oq3": "do more cycles of the two fine-tunings help, or only more steps?",
+    "sizes": "does a larger LM gain more?",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionArgs(RunArgs):
+    """Options of an open question; those of `radit run` say what it is asked of."""
+
+    recipe: str = "demo"  # demo (the generated world) or squad_open; any recipe with questions
+    # the store of an earlier run, such as runs/demo/artifacts: what it trained is not trained again
+    artifacts: str = ""
+    num_questions: int = 0  # asked, a seeded choice; 0 = all
+    roles: tuple[str, ...] = ("replug", "radit")  # question 1: pairs that are shown more chunks
+    ks: tuple[int, ...] = (1, 3, 10, 20, 50, 100)  # question 1
+    num_cycles: int = 3  # question 3
+    lms: tuple[str, ...] = ()  # sizes: NAME=PATH, smallest first; the packaged s comes first
+    # train the first seed's pair, print what all the rest will cost, and stop
+    only_estimate: bool = False
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Runs or continues a question and prints its page."""
+    from radit_ray import commands
+    from radit_ray.cli import joined
+    from radit_ray.engines.connect import connect
+    from radit_ray.report.open_questions import page
+
+    words = list(arguments)
+    for option in ("--set", "--lms", "--roles", "--ks"):
+        words = joined(words, option)
+    args = parse(QuestionArgs, words, program(name), QUESTIONS[name])
+    if not args.output:
+        raise InputError("no --output given; expected a folder, one for all open questions")
+    recipe = recipe_named(args.recipe)
+    recipe = override(recipe, commands.changes_of(recipe, args))
+    if args.recipe == "demo" and not args.seeds:
+        recipe = dataclasses.replace(recipe, seeds=SEEDS)
+    folder = storage.join(args.output, recipe.name)
+    recipe = commands.prepared(recipe, folder)
+    if not recipe.examples:
+        raise InputError("an open question measures answers; give --examples")
+    check_recipe(recipe)
+    if args.artifacts:
+        share_artifacts(args.output, args.artifacts)
+    job = Job(
+        recipe=recipe,
+        output=args.output,
+        num_questions=args.num_questions,
+        roles=args.roles,
+        command=f"python {shlex.join([program(name), *arguments])}",
+    )
+    estimate, work = _parts(name, job, args)
+    connect(num_cpus=args.num_cpus or None)
+    result = answer(job, name, estimate, work, only_estimate=args.only_estimate)
+    if not args.only_estimate:
+        print(page(name, {recipe.name: result}))
+        print(f"radit: {storage.join(job.folder, name)}.json", file=sys.stderr)
+
+
+def program(name: str) -> str:
+    script = f"open_question_{name[2:]}" if name.startswith("oq") else "lm_sizes"
+    return os.path.join("jobs", f"{script}.py")
+
+
+def _parts(
+    name: str, job: Job, args: QuestionArgs
+) -> tuple[Callable[[Job, Run], Lines], Callable[[Job], dict[str, Any]]]:
+    """What a question costs and what it does."""
+    from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
+
+    if name == "oq1":
+        config = chunks.ChunksConfig(ks=args.ks)
+        chunks.check(job, config)
+        return (
+            lambda job, run: chunks.estimate(job, run, config),
+            lambda job: chunks.more_chunks(job, config),
+        )
+    if name == "oq2":
+        if job.recipe.name == "demo":
+            corpora.check(job)
+            return corpora.estimate, corpora.corpus_of_today
+        versions.check()
+        return versions.estimate, versions.page_versions
+    if name == "oq3":
+        if args.num_cycles < 2:
+            raise InputError(f"--num-cycles {args.num_cycles}, expected 2 or more")
+        return (
+            lambda job, run: cycles.estimate(job, run, args.num_cycles),
+            lambda job: cycles.more_cycles(job, args.num_cycles),
+        )
+    lms = _lms(args)
+    return (
+        lambda job, run: sizes.estimate(job, run, lms),
+        lambda job: sizes.lm_sizes(job, lms),
+    )
+
+
+def _lms(args: QuestionArgs) -> dict[str, str]:
+    lms = {"s": args.lm or WORLD_LM} if args.recipe == "demo" else {}
+    for pair in args.lms:
+        size, separator, path = pair.partition("=")
+        if not separator or not size.isalnum():
+            raise InputError(f"--lms {pair!r}, expected NAME=PATH such as m=runs/lm-m")
+        lms[size] = path
+    if len(lms) < 2:
+        raise InputError(
+            "expected LMs of two sizes or more: radit world-lm --size m --output runs/lm-m, then "
+            "--lms m=runs/lm-m"
+        )
+    return lms

@@ -1,0 +1,269 @@
+"""Open question 2, controlled: with a corpus of today, does the tuned LM follow the corpus, its
+memory, or neither?
+
+The world has two dated snapshots. The base LM has read the first one's facts about `known`
+subjects, so what it remembers is known; nobody has read those of `eval` subjects. In the second
+snapshot CHANGED of the facts have another value, and nothing else differs: the first snapshot is
+the same, byte for byte, whatever that share is, so the pairs are those of the demo.
+
+In: a job with the demo's recipe. Out: by category of the fact, corpus and LM, the shares of answers
+that are the corpus' value, the memory's, or neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from radit_ray.core.errors import InputError
+from radit_ray.core.intervals import bootstrap_mean
+from radit_ray.core.metrics import exact_match
+from radit_ray.curves import Curve, views
+from radit_ray.data import storage
+from radit_ray.data.world import World, WorldConfig, make_world, write_world
+from radit_ray.engines.faithfulness import read_answers
+from radit_ray.open_questions.base import (
+    SHARED,
+    Job,
+    Lines,
+    answered,
+    asking,
+    power,
+    tokens_of,
+    trained,
+    unit_costs,
+)
+from radit_ray.runs import Run
+
+CHANGED = 0.5  # share of facts that the second snapshot changes: as many changed as unchanged
+CATEGORIES = ("known-changed", "known-unchanged", "new")
+OUTCOMES = ("corpus", "memory", "neither")
+CORPORA = ("none", "old", "new")
+LMS = ("replug", "lm-ft", "radit")  # as shown chunks; closed book: the base LM, and that of LM-ft
+CLOSED = {"replug": "closed-book", "lm-ft": "lm-ft-closed-book", "radit": "lm-ft-closed-book"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question and what each source says."""
+
+    group: str  # its subject
+    category: str
+    old: str
+    new: str
+
+    def corpus(self, name: str) -> str | None:
+        """The value in a corpus; None without one."""
+        return {"none": None, "old": self.old, "new": self.new}[name]
+
+    @property
+    def memory(self) -> str | None:
+        """The value that the base LM has read; None of what it has not read."""
+        return None if self.category == "new" else self.old
+
+
+def questions_of(first: World, second: World) -> dict[str, Asked]:
+    """{id: question} of the evaluated facts of both snapshots."""
+    found = {}
+    for old, new, example in zip(first.facts, second.facts, first.examples, strict=True):
+        assert (old.subject, old.relation) == (new.subject, new.relation)
+        split = old.subject.split
+        if split in ("known", "eval"):
+            changed = "known-changed" if old.value != new.value else "known-unchanged"
+            found[example["id"]] = Asked(
+                group=old.subject.id,
+                category=changed if split == "known" else "new",
+                old=old.value,
+                new=new.value,
+            )
+    return found
+
+
+def outcome(prediction: str, *, corpus: str | None, memory: str | None) -> str:
+    """Which of OUTCOMES a prediction is. Where both say the same it counts for the corpus; without
+    a corpus only the memory can be followed.
+
+    >>> outcome("The Oslo", corpus="Oslo", memory="Rome"), outcome("Rome", corpus=None,
+    ...         memory="Rome"), outcome("", corpus="Oslo", memory=None)
+    ('corpus', 'memory', 'neither')
+    """
+    if corpus is not None and exact_match(prediction, [corpus]):
+        return "corpus"
+    if memory is not None and exact_match(prediction, [memory]):
+        return "memory"
+    return "neither"
+
+
+Answers = Mapping[str, str]  # {question id: prediction}
+
+
+def shares(
+    found: Sequence[Answers], questions: Mapping[str, Asked], corpus: str, draws: Mapping[str, int]
+) -> dict[str, Any]:
+    """num_questions, num_groups and {outcome: {value, low, high}} of one LM, corpus and category;
+    `found` holds one table a seed, whose mean is taken question by question.
+    """
+    groups = [question.group for question in questions.values()]
+    result: dict[str, Any] = {"num_questions": len(groups), "num_groups": len(set(groups))}
+    for name in OUTCOMES:
+        rows = share_rows(found, questions, corpus, name)
+        mean_B = [sum(row[i]["share"] for row in rows) / len(rows) for i in range(len(groups))]
+        value, low, high = bootstrap_mean(mean_B, groups, **draws)
+        result[name] = {"value": value, "low": low, "high": high}
+    return result
+
+
+def share_rows(
+    found: Sequence[Answers], questions: Mapping[str, Asked], corpus: str, name: str
+) -> list[list[dict[str, Any]]]:
+    """One table a seed: whether each answer is the outcome `name`, as rows for `power`."""
+    return [
+        [
+            {
+                "id": key,
+                "group": question.group,
+                "share": float(
+                    outcome(answers[key], corpus=question.corpus(corpus), memory=question.memory)
+                    == name
+                ),
+            }
+            for key, question in questions.items()
+        ]
+        for answers in found
+    ]
+
+
+def check(job: Job) -> None:
+    """What can be told before any work; InputError."""
+    recipe = job.recipe
+    if recipe.name != "demo" or recipe.snapshot != 1:
+        raise InputError(
+            f"recipe {recipe.name!r}, snapshot {recipe.snapshot}: the controlled part of question "
+            "2 needs the demo's world with a pair trained on snapshot 1"
+        )
+    missing = {*LMS, *CLOSED.values()} - {*recipe.variants, *recipe.probes}
+    if missing:
+        raise InputError(
+            f"variant {sorted(missing)[0]!r} is not in the recipe; question 2 needs it"
+        )
+
+
+def corpus_of_today(job: Job) -> dict[str, Any]:
+    """`cells` by category, corpus and LM; the same for changed facts that this LM remembers without
+    a chunk (`remembered`); contrasts of the shares that follow the new corpus.
+    """
+    recipe = job.recipe
+    world = dataclasses.replace(recipe.world, changed_share=CHANGED)
+    questions = questions_of(make_world(world), make_world(world, snapshot=2))
+    runs = trained(job)
+    found = _all_answers(job, runs, world)
+    kept = set.intersection(*(set(a) for tables in found.values() for a in tables))
+    questions = {key: question for key, question in questions.items() if key in kept}
+    by_category = {
+        name: {key: q for key, q in questions.items() if q.category == name} for name in CATEGORIES
+    }
+    draws = {"num_samples": recipe.evaluate.bootstrap, "seed": recipe.evaluate.seed}
+    cells = [
+        {"category": category, "corpus": corpus, "lm": lm, **shares(tables, asked, corpus, draws)}
+        for category, asked in by_category.items()
+        if asked
+        for corpus in CORPORA
+        for lm in LMS
+        if (tables := found.get((lm, corpus)))
+    ]
+    return {
+        "changed_share": CHANGED,
+        "num_questions": len(questions),
+        "cells": cells,
+        "remembered": _remembered(found, by_category["known-changed"], draws),
+        "contrasts": _contrasts(found, by_category),
+    }
+
+
+def _all_answers(
+    job: Job, runs: Sequence[Run], world: WorldConfig
+) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """{(LM, corpus): one table a seed}. The old corpus and the closed book were answered by the
+    ablation itself; the new corpus is chunked, embedded and indexed once.
+    """
+    paths = write_world(world, storage.join(job.folder, "snapshot-2"), snapshot=2)
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+
+    def add(lm: str, corpus: str, folder: str, variant: str) -> None:
+        rows = read_answers(folder, variant)
+        table = {row["id"]: row["prediction"] for row in rows}
+        found.setdefault((lm, corpus), []).append(table)
+
+    for number, run in enumerate(runs):
+        lms = [lm for lm in LMS if number == 0 or lm not in SHARED]
+        for lm in lms:
+            add(lm, "none", run.evaluated, CLOSED[lm])
+            add(lm, "old", run.evaluated, lm)
+        other = asking(run, str(paths["eval"]))
+        view = views(other, Curve(kind="snapshot", values=(str(paths["corpus"]),)))[0]
+        variants = {v.name: v for v in run.evaluation().variants}
+        for lm in lms:  # a call each: what no seed decides is then found again under any seed
+            ranked = view.tuned if lm == "radit" else view.base
+            asked = dataclasses.replace(variants[lm], name=f"{lm}.new", ranked=ranked)
+            add(lm, "new", answered(run, [asked]).path, asked.name)
+    return found
+
+
+def _remembered(
+    found: Mapping[tuple[str, str], Sequence[Answers]],
+    changed: Mapping[str, Asked],
+    draws: Mapping[str, int],
+) -> list[dict[str, Any]]:
+    """Changed facts that an LM of the first seed says right closed book, asked with the new corpus:
+    where corpus and memory can pull against each other at all.
+    """
+    made = []
+    for lm in LMS:
+        closed, new = (found.get((lm, corpus), [None])[0] for corpus in ("none", "new"))
+        known = {
+            key: q for key, q in changed.items() if closed and exact_match(closed[key], [q.old])
+        }
+        if known and new:
+            made.append({"lm": lm, **shares([new], known, "new", draws)})
+    return made
+
+
+def _contrasts(
+    found: Mapping[tuple[str, str], Sequence[Answers]],
+    by_category: Mapping[str, Mapping[str, Asked]],
+) -> list[dict[str, Any]]:
+    """With the new corpus, by category: does tuning change the share that follows it, and does an
+    LM say the corpus' value more often than the memory's?
+    """
+    made = []
+    for category, questions in by_category.items():
+        if not questions:
+            continue
+        rows = {
+            (lm, name): share_rows(tables, questions, "new", name)
+            for lm in LMS
+            for name in OUTCOMES
+            if (tables := found.get((lm, "new")))
+        }
+        pairs = [((lm, "corpus"), ("replug", "corpus")) for lm in LMS if lm != "replug"]
+        if category == "known-changed":
+            pairs += [((lm, "corpus"), (lm, "memory")) for lm in LMS]
+        for a, b in pairs:
+            if a in rows and b in rows:
+                measured = power(rows[a], rows[b], "share")
+                label = f"{a[0]} {a[1]} - {b[0]} {b[1]}"
+                made.append({"category": category, "contrast": label, **measured})
+    return made
+
+
+def estimate(job: Job, run: Run) -> Lines:
+    """The new corpus once, a search and the answers of each LM for every seed."""
+    unit, seeds = unit_costs(run), max(1, len(job.recipe.seeds))
+    corpus = unit["chunk"] + unit["embed"] + unit["index"]
+    questions = len(read_answers(run.evaluated, "replug"))
+    lines: Lines = [("new corpus", 1.0, corpus), ("search", float(1 + seeds), unit["retrieve"])]
+    for lm in LMS:
+        seconds = questions * tokens_of(run, lm) * unit["evaluate_token"]
+        lines.append((f"{lm}, new corpus", 1.0 if lm in SHARED else float(seeds), seconds))
+    return lines

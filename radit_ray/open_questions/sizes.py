@@ -1,0 +1,89 @@
+"""The paper's claim on size: does a larger LM gain more from the same retrofit, or less?
+
+In: a job and base LMs of one family (`radit world-lm --size s|m|l`). Out: for each LM its variants,
+the gains of the two fine-tunings, and the difference of these gains between LMs, question by
+question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from radit_ray.core.errors import InputError
+from radit_ray.data import storage
+from radit_ray.engines.answering import METRICS, SCORE
+from radit_ray.engines.measuring import KEYS, Rows, read_predictions
+from radit_ray.engines.references import model_bytes
+from radit_ray.engines.variants import TRUNCATION
+from radit_ray.open_questions.base import SHARED, Job, Lines, compared, runs_of, unit_costs
+from radit_ray.runs import Run
+
+GAINS = {  # name -> what is held against what
+    "lm-ft": ("lm-ft", "replug"),
+    "r-ft": ("r-ft", "replug"),
+    "radit": ("radit", "replug"),
+    "all": ("radit", "closed-book"),
+}
+SHOWN = ("closed-book", "replug", "lm-ft", "r-ft", "radit")
+
+
+def lm_sizes(job: Job, lms: Mapping[str, str]) -> dict[str, Any]:
+    """`lms`: {size: folder}, smallest first. InputError where there are fewer than two."""
+    if len(lms) < 2:
+        raise InputError(f"LMs of {len(lms)} size(s), expected two or more: --lms s=PATH m=PATH")
+    tables: dict[str, list[Rows]] = {}
+    for size, lm in lms.items():
+        runs = runs_of(job, f"lm-{size}", dataclasses.replace(job.recipe, lm=lm))
+        for name in SHOWN:
+            some = runs[:1] if name in SHARED else runs
+            tables[f"{size}.{name}"] = [read_predictions(run.evaluated, name) for run in some]
+        for name, (a, b) in GAINS.items():
+            first, second = tables[f"{size}.{a}"], tables[f"{size}.{b}"]
+            second = second * len(first) if len(second) == 1 else second
+            pairs = zip(first, second, strict=True)
+            tables[f"{size}.gain-{name}"] = [gain_rows(x, y) for x, y in pairs]
+    contrasts = [f"{size}.{a}-minus-{size}.{b}" for size in lms for a, b in GAINS.values()]
+    for small, large in itertools.pairwise(lms):
+        contrasts += [f"{large}.gain-{n}-minus-{small}.gain-{n}" for n in GAINS]
+    measured = compared(tables, contrasts, job.recipe)
+    return {
+        "lms": {size: about(lm) for size, lm in lms.items()},
+        **{name: measured[name] for name in ("num_questions", "variants", "contrasts")},
+    }
+
+
+def about(lm: str) -> dict[str, Any]:
+    """Size of an LM and, of a world LM, how long it was trained."""
+    record = storage.join(lm, "world_lm.json")
+    made = storage.read_json(record) if storage.exists(record) else {}
+    kept = ("num_parameters", "steps", "tokens_seen", "final_loss", "wall_s")
+    return {"bytes": model_bytes(lm), **{name: made[name] for name in kept if name in made}}
+
+
+def gain_rows(a: Rows, b: Rows) -> Rows:
+    """Each question's a - b, as rows that are measured like any others."""
+    other = {row["id"]: row for row in b}
+    made = []
+    for row in a:
+        same = other[row["id"]]
+        values = {
+            name: None if row[name] is None or same[name] is None else row[name] - same[name]
+            for name in (*METRICS, SCORE)
+        }
+        made.append({**{key: row[key] for key in KEYS}, **values, **dict.fromkeys(TRUNCATION, 0)})
+    return made
+
+
+def estimate(job: Job, run: Run, lms: Mapping[str, str]) -> Lines:
+    """The ablation of each further LM, in proportion to its bytes."""
+    unit, seeds = unit_costs(run), float(max(1, len(job.recipe.seeds)))
+    names = ("lm-ft", "it", "score", "r-ft", "retrieve-tuned", "evaluate")
+    each = sum(unit.get(name, 0.0) for name in names)
+    own = model_bytes(job.recipe.lm)
+    return [
+        (f"ablation of {size}", seeds, each * max(1.0, model_bytes(lm) / own))
+        for size, lm in lms.items()
+    ]

@@ -1,0 +1,278 @@
+"""Open question 2, a case study on real text: the same pages at two dates, and what a tuned pair
+answers from each.
+
+In: a job with a trained pair, and the page dumps and question sets below $RADIT_DATA. For every
+pair of versions two corpora are written that hold the same titles, the same distractors and as many
+chunks; a question is taken where it names one of the titles, and before anything is answered it is
+said which of the corpora contains its answer in the pages it names. Out: metrics by pair, by where
+the answer stands, corpus and LM, with the number of questions and what so few could show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from radit_ray.core.chunking import chunk_document
+from radit_ray.core.errors import InputError
+from radit_ray.core.metrics import contains_answer, normalize
+from radit_ray.curves import Curve, View, views
+from radit_ray.data import storage
+from radit_ray.data.distractors import SAME_TITLE, write_distractors
+from radit_ray.data.examples import read_examples
+from radit_ray.data.readers import iter_documents
+from radit_ray.data.rows import seeded_order
+from radit_ray.data.tasks import data_folder
+from radit_ray.engines.measuring import Rows
+from radit_ray.open_questions.base import (
+    Job,
+    Lines,
+    answered,
+    asking,
+    compared,
+    looking,
+    predictions,
+    tokens_of,
+    trained,
+    unit_costs,
+)
+from radit_ray.runs import Run
+
+KINDS = ("both", "new only", "old only")  # which corpus contains the answer
+LMS = ("replug", "lm-ft", "radit")
+PAGE_CHUNKS = 20  # the first of each page
+DISTRACTORS = 1000  # chunks of other pages, the same in both corpora
+TITLE = 4  # letters at least, for a title that a question can be said to name
+POOL = "corpus/simplewiki_2021-11.jsonl.xz"
+QUESTIONS = (
+    "task:freshqa:dev",
+    "task:freshqa:eval",
+    "task:situatedqa-temp:dev",
+    "task:situatedqa-temp:eval",
+    "task:pat-2021-12",
+    "task:pat-2023-12",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two versions of pages."""
+
+    name: str
+    old: str  # file below the data folder
+    new: str
+    note: str  # what else differs, and whether the pages were collected for the questions
+
+
+PAIRS = (
+    Pair(
+        name="enwiki 2016 and 2019",
+        old="corpus/enwiki_2016_slice.jsonl.xz",
+        new="corpus/enwiki_2019_slice.jsonl.xz",
+        note="the same pages of English Wikipedia, core topics by page number; not collected for "
+        "any question",
+    ),
+    Pair(
+        name="simplewiki 2021 and enwiki 2023",
+        old="corpus/simplewiki_2021-11.jsonl.xz",
+        new="corpus/enwiki_2023-12_freshqa_pages.jsonl.xz",
+        note="the same titles, but the older side is Simple English Wikipedia, so length and style "
+        "differ too; the newer pages were collected for FreshQA's questions",
+    ),
+)
+
+
+def check(pairs: Sequence[Pair] = PAIRS) -> None:
+    """InputError where a file is missing."""
+    missing = [n for p in pairs for n in (p.old, p.new, POOL) if not storage.exists(_data(n))]
+    if missing:
+        raise InputError(f"{_data(missing[0])} does not exist; set RADIT_DATA to its folder")
+
+
+def page_versions(job: Job, pairs: Sequence[Pair] = PAIRS) -> dict[str, Any]:
+    """{"pairs": [...]}: of each its counts, metrics and contrasts new - old."""
+    run = trained(job)[0]
+    every = dataclasses.replace(run.recipe.evaluate, tasks=())
+    run = looking(run, evaluate=every)
+    return {"pairs": [_look(job, run, pair) for pair in pairs]}
+
+
+def _data(name: str) -> str:
+    return storage.join(data_folder(), name)
+
+
+def _look(job: Job, run: Run, pair: Pair) -> dict[str, Any]:
+    folder = storage.join(job.folder, re.sub(r"\W+", "-", pair.name))
+    pages = common_pages(pair)
+    counts = write_corpora(pages, folder)
+    asked = list(named_questions(_questions(), pages))
+    kinds = {row["id"]: kind for row, kind in asked if kind in KINDS}
+    rows = [row for row, kind in asked if kind in KINDS]
+    rows.sort(key=lambda row: seeded_order(run.recipe.evaluate.seed, row["id"]))
+    rows = rows[: job.num_questions or None]
+    result = {
+        "pair": dataclasses.asdict(pair),
+        "pages": len(pages),
+        "chunks": counts,
+        "named": len(asked),
+        "kinds": {kind: sum(kinds[row["id"]] == kind for row in rows) for kind in KINDS},
+        "tasks": sorted({row["task"] for row in rows}),
+        "answers": [],
+    }
+    if not rows:
+        return result
+    file = storage.join(folder, "asked.jsonl")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    storage.write_bytes(file, text.encode())
+    other = asking(run, file)
+    corpora = tuple(storage.join(folder, f"{side}.jsonl") for side in ("old", "new"))
+    tables = _tables(run, dict(zip(("old", "new"), _views(other, corpora), strict=True)))
+    for kind in ("all", *KINDS):
+        part = {
+            name: [[row for row in table if kind in ("all", kinds[row["id"]])]]
+            for name, table in tables.items()
+        }
+        if len(part["closed-book"][0]) > 1:
+            contrasts = [f"{lm}.new-minus-{lm}.old" for lm in LMS]
+            contrasts += [f"radit.{side}-minus-replug.{side}" for side in ("old", "new")]
+            measured = compared(part, contrasts, run.recipe)
+            result["answers"].append({"kind": kind, **measured})
+    return result
+
+
+def _views(run: Run, corpora: tuple[str, ...]) -> list[View]:
+    return views(run, Curve(kind="snapshot", values=corpora))
+
+
+def _tables(run: Run, found: Mapping[str, View]) -> dict[str, Rows]:
+    """{"radit.new": predictions, ...} and the base LM without a chunk."""
+    variants = {v.name: v for v in run.evaluation().variants}
+    asked = [
+        dataclasses.replace(
+            variants[lm],
+            name=f"{lm}.{side}",
+            ranked=view.tuned if lm == "radit" else view.base,
+        )
+        for side, view in found.items()
+        for lm in LMS
+    ]
+    closed = dataclasses.replace(asked[0], name="closed-book", k=0)
+    asked.append(dataclasses.replace(closed, lm=variants["replug"].lm))
+    return predictions(answered(run, asked), [v.name for v in asked])
+
+
+# --- corpora of equal size ---
+
+
+Pages = dict[str, dict[str, list[str]]]  # title -> {"old": chunks, "new": chunks}
+
+
+def common_pages(pair: Pair) -> Pages:
+    """The pages that both versions have, cut into chunks, the first PAGE_CHUNKS of each."""
+    old = {d["title"]: d["text"] for d in iter_documents(_data(pair.old))}
+    found: Pages = {}
+    for document in iter_documents(_data(pair.new)):
+        title = document["title"]
+        if title in old:
+            texts = {"old": old[title], "new": document["text"]}
+            found[title] = {n: chunk_document(text)[:PAGE_CHUNKS] for n, text in texts.items()}
+    return {title: sides for title, sides in found.items() if all(sides.values())}
+
+
+def write_corpora(
+    pages: Pages, folder: str, *, pool: str = POOL, num_distractors: int = DISTRACTORS
+) -> dict[str, int]:
+    """old.jsonl and new.jsonl: a document a chunk. Both have the same distractors of the pool; the
+    smaller side is filled with further ones. Returns the chunks of the pages, and of a corpus.
+    """
+    own = {side: _page_rows(pages, side) for side in ("old", "new")}
+    short = abs(len(own["old"]) - len(own["new"]))
+    file = storage.join(folder, "others.jsonl")
+    if not storage.exists(file):
+        write_distractors(
+            _data(pool),
+            file,
+            num_documents=num_distractors + short,
+            source="other",
+            titles=set(pages),
+        )
+    others = [
+        {**document, "id": f"{document['id']}#{number}", "text": text}
+        for document in iter_documents(file)
+        if not document["source"].endswith(SAME_TITLE)
+        for number, text in enumerate(chunk_document(document["text"]))
+    ]
+    size = max(map(len, own.values())) + num_distractors
+    for side, rows in own.items():
+        whole = [*rows, *others[: size - len(rows)]]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in whole)
+        storage.write_bytes(storage.join(folder, f"{side}.jsonl"), text.encode())
+    return {**{side: len(rows) for side, rows in own.items()}, "corpus": size}
+
+
+def _page_rows(pages: Pages, side: str) -> list[dict[str, str]]:
+    return [
+        {"id": f"{title}#{number}", "title": title, "text": text, "source": side}
+        for title, sides in pages.items()
+        for number, text in enumerate(sides[side])
+    ]
+
+
+# --- questions about them ---
+
+
+def _questions() -> Iterator[dict[str, Any]]:
+    for spec in QUESTIONS:
+        yield from ({**row, "split": "eval"} for row in read_examples(spec))
+
+
+def named_questions(
+    questions: Iterator[dict[str, Any]], pages: Pages
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """(question, which corpus contains its answer: KINDS or "neither") of those that name a page.
+
+    Only the pages that a question names are looked into: a year stands on any page. What is an
+    answer is decided as in recall: its normalised words in a row.
+    """
+    titles = {normalize(title): title for title in pages}
+    named = {words: title for words, title in titles.items() if len(words) >= TITLE}
+    if not named:
+        return
+    longest = sorted(map(re.escape, named), key=len, reverse=True)
+    pattern = re.compile(rf"\b({'|'.join(longest)})\b")
+    for row in questions:
+        found = [named[words] for words in pattern.findall(normalize(row["question"]))]
+        if found and row["answers"] and not row["choices"]:
+            holds = {
+                side: any(
+                    contains_answer(text, row["answers"])
+                    for title in found
+                    for text in pages[title][side]
+                )
+                for side in ("old", "new")
+            }
+            kind = {(True, True): "both", (True, False): "old only", (False, True): "new only"}
+            yield row, kind.get((holds["old"], holds["new"]), "neither")
+
+
+def estimate(job: Job, run: Run, pairs: Sequence[Pair] = PAIRS) -> Lines:
+    """Two corpora a pair, embedded in proportion to their chunks, and the answers of each LM."""
+    unit = unit_costs(run)
+    stages = storage.read_json(storage.join(run.folder, "results.json"))["stages"]
+    lines: Lines = []
+    for pair in pairs:
+        pages = common_pages(pair)
+        chunks = max(sum(len(p[side]) for p in pages.values()) for side in ("old", "new"))
+        asked = [row for row, kind in named_questions(_questions(), pages) if kind in KINDS]
+        num = min(len(asked), job.num_questions or len(asked))
+        share = (chunks + DISTRACTORS) / stages["embed"]["rows"]
+        lines.append((f"{pair.name}: corpora", 2.0, share * unit["embed"]))
+        lines.append(
+            (f"{pair.name}: searches", 4.0, unit["retrieve"] * num / stages["retrieve"]["rows"])
+        )
+        answers = num * sum(tokens_of(run, lm) for lm in LMS) * unit["evaluate_token"]
+        lines.append((f"{pair.name}: answers", 2.0, answers))
+    return lines

@@ -1,0 +1,331 @@
+"""Results of the open questions as pages, and as the series of their plots.
+
+In: {recipe: what <output>/<recipe>/oqN.json holds}. Out: Markdown (how it was made, tables, power,
+what each contrast says) and, for whoever draws, plots as plain data: title, axis, labels, and
+for each line (value, low, high) or None at each label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from radit_ray.report.curves import Cell
+from radit_ray.report.table import difference_text, how_made, interval_text, text_table
+
+Results = Mapping[str, Any]
+METRICS = ("em", "f1", "nll", "recall@1")
+JUDGED = ("em", "nll")  # whose contrasts get words
+LOWER = ("nll",)  # smaller is better
+
+
+def page(name: str, files: Mapping[str, Results]) -> str:
+    """The part of docs/results/<name>.md below its marker: one section a recipe."""
+    parts = []
+    for recipe, results in files.items():
+        parts.append("\n".join([f"## {recipe}", "", *how_made(results)]))
+        parts.append(_spent(results))
+        parts += [part for part in _TABLES[name](results) if part]
+    return "\n\n".join(parts)
+
+
+def _spent(results: Results) -> str:
+    made = results.get("made", {})
+    parts = [
+        f"{entry['count']:g} {stage} ({entry['wall_s']:.0f} s)" for stage, entry in made.items()
+    ]
+    listed = ", ".join(parts) or "nothing, all was there"
+    return f"Made anew for this question: {listed}. Estimated beforehand: {results['estimate']}."
+
+
+# --- contrasts and power, the same for all questions ---
+
+
+def contrasts_table(contrasts: Mapping[str, Any], metrics: Sequence[str] = METRICS) -> str:
+    """Paired differences with intervals over subjects."""
+    rows = [
+        [_plain(name), *(difference_text(cells.get(metric)) for metric in metrics)]
+        for name, cells in contrasts.items()
+    ]
+    return text_table(["contrast (detectable)", *metrics], rows, True) if rows else ""
+
+
+def power_table(contrasts: Mapping[str, Any], metrics: Sequence[str] = JUDGED) -> str:
+    """What a sample of these subjects and seeds would find, by contrast; what it says."""
+    rows = []
+    for name, cells in contrasts.items():
+        for metric in metrics:
+            if metric in cells:
+                found = cells[metric]["power"]
+                verdict = conclusion(cells[metric], "lower" if metric in LOWER else "higher")
+                rows.append([_plain(name), metric, *_power_cells(found), verdict])
+    head = ["power", "metric", "questions / subjects / seeds", "by seed", "standard error"]
+    head += ["detectable", "worth finding", "questions for that", "verdict"]
+    return text_table(head, rows, True) if rows else ""
+
+
+def _power_cells(found: Mapping[str, Any]) -> list[str]:
+    """Sizes, differences by seed, standard error, detectable, worth, needed."""
+    sizes = [found[name] for name in ("num_questions", "num_groups", "num_seeds")]
+    needed = found["needed"]
+    return [
+        " / ".join(map(str, sizes)),
+        ", ".join(f"{value:+.3f}" for value in found["by_seed"]),
+        f"{found['standard_error']:.4f}",
+        f"{found['detectable']:.3f}",
+        "-" if found["worth"] is None else f"{found['worth']:g}",
+        "none would do: the seeds differ by more" if needed is None else f"{needed:,}",
+    ]
+
+
+def conclusion(cell: Mapping[str, Any], better: str = "higher") -> str:
+    """ "better", "worse", or "no difference found": the interval over subjects and 1.96 standard
+    errors over subjects and seeds must both leave out 0.
+    """
+    size = 1.959964 * cell["power"]["standard_error"]
+    low, high = min(cell["low"], cell["diff"] - size), max(cell["high"], cell["diff"] + size)
+    if low <= 0 <= high:
+        return "no difference found"
+    return "better" if (cell["diff"] > 0) == (better == "higher") else "worse"
+
+
+def _plain(name: str) -> str:
+    return name.replace("-minus-", " - ")
+
+
+# --- question 1 ---
+
+
+def _chunks(results: Results) -> Iterator[str]:
+    cells = {(p["role"], p["ensemble"], p["k"]): p for p in results["points"]}
+    rows = []
+    for (role, ensemble, k), point in cells.items():
+        found = point["metrics"]
+        if found is None:
+            rows.append([role, ensemble, str(k), *["beyond the LM's context"] * 3, "-"])
+            continue
+        shown = [interval_text(found.get(metric)) for metric in ("em", "f1", "nll")]
+        rows.append([role, ensemble, str(k), *shown, str(point["num_truncated"])])
+    yield f"{results['num_questions']} questions. Quality:"
+    yield text_table(["pair", "ensemble", "k", "em", "f1", "nll", "questions cut"], rows, True)
+    ks = [str(k) for k in results["config"]["ks"]]
+    rows = [[name, *(f"{found[k]:.3f}" for k in ks)] for name, found in results["recall"].items()]
+    yield "A right chunk among the first k, by query encoder:"
+    yield text_table(["encoder", *ks], [row for row in rows if len(row) > 1], True)
+    yield "Cost of one question, each k answered by itself:"
+    rows = [
+        [c["ensemble"], str(c["k"]), f"{c['device_s']:.3f}", f"{c['tokens']:.0f}"]
+        for c in results["cost"]
+    ]
+    yield text_table(["ensemble", "k", "worker s", "LM tokens"], rows, True)
+    yield contrasts_table(results["contrasts"], ("em", "f1", "nll"))
+    yield power_table(results["contrasts"])
+    yield from _bound(results["bound"])
+
+
+def _bound(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The bound on scored answers against all of them."""
+    if not found:
+        return
+    rows = []
+    for entry in found:
+        cells = entry["contrasts"]["bounded-minus-all"]
+        spent = entry["cost"]
+        ratio = spent["bounded"]["device_s"] / max(1e-9, spent["all"]["device_s"])
+        shown = [difference_text(cells.get(metric)) for metric in ("em", "f1", "nll")]
+        rows.append([str(entry["k"]), str(entry["num_questions"]), *shown, f"{ratio:.2f}"])
+    yield "`max_answers` 16 minus all answers scored:"
+    yield text_table(["k", "questions", "em", "f1", "nll", "worker s, ratio"], rows, True)
+
+
+# --- question 2 ---
+
+
+def _corpora(results: Results) -> Iterator[str]:
+    if "pairs" in results:
+        for entry in results["pairs"]:
+            yield from _versions(entry)
+        return
+    share = results["changed_share"]
+    yield (
+        f"{results['num_questions']} questions; the second snapshot changes {share:.0%} of the "
+        "facts. Shares of answers, with 95% intervals over subjects; where corpus and memory say "
+        "the same it counts for the corpus:"
+    )
+    yield _share_table(results["cells"], ("category", "corpus", "lm"))
+    if results["remembered"]:
+        yield "Changed facts that this LM (first seed) says right closed book, with the new corpus:"
+        yield _share_table(results["remembered"], ("lm",))
+    rows = [
+        [
+            found["category"],
+            found["contrast"],
+            f"{sum(found['by_seed']) / len(found['by_seed']):+.3f}",
+            *_power_cells(found),
+            _verdict(found),
+        ]
+        for found in results["contrasts"]
+    ]
+    head = ["facts", "with the new corpus: share of", "difference", "questions / subjects / seeds"]
+    head += ["by seed", "standard error", "detectable", "worth finding", "questions for that", ""]
+    yield text_table(head, rows, True)
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    diff = sum(found["by_seed"]) / len(found["by_seed"])
+    if abs(diff) <= 1.959964 * found["standard_error"]:
+        return "no difference found"
+    return "more" if diff > 0 else "less"
+
+
+def _share_table(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    kinds = ("corpus", "memory", "neither")
+    rows = [
+        [
+            *(cell[name] for name in names),
+            f"{cell['num_questions']} / {cell['num_groups']}",
+            *(interval_text(cell[kind]) for kind in kinds),
+        ]
+        for cell in cells
+    ]
+    head = [*names, "questions / subjects", "the corpus' value", "the memory's value", "neither"]
+    return text_table(head, rows, True)
+
+
+def _versions(entry: Mapping[str, Any]) -> Iterator[str]:
+    pair, chunks, kinds = entry["pair"], entry["chunks"], entry["kinds"]
+    yield (
+        f"### {pair['name']}\n\n{pair['note'].capitalize()}. {entry['pages']} pages, "
+        f"{chunks['old']} and {chunks['new']} chunks of them in corpora of {chunks['corpus']} "
+        f"chunks each. {entry['named']} questions name a page; the answer stands "
+        f"in both versions for {kinds['both']} of those asked, in the newer alone for "
+        f"{kinds['new only']}, in the older alone for {kinds['old only']}."
+    )
+    for answers in entry["answers"]:
+        rows = [
+            [name, *(interval_text(cells.get(m)) for m in ("em", "f1", "nll", "answer_recall@5"))]
+            for name, cells in answers["variants"].items()
+        ]
+        head = [f"answer in: {answers['kind']} ({answers['num_questions']} questions)"]
+        yield text_table([*head, "em", "f1", "nll", "answer_recall@5"], rows, True)
+        yield contrasts_table(answers["contrasts"], ("em", "f1", "nll", "answer_recall@5"))
+        yield power_table(answers["contrasts"], ("em", "f1"))
+
+
+# --- question 3, and the size of the LM ---
+
+
+def _variants(results: Results) -> str:
+    rows = [
+        [name, *(interval_text(cells.get(metric)) for metric in METRICS)]
+        for name, cells in results["variants"].items()
+    ]
+    return text_table([f"{results['num_questions']} questions", *METRICS], rows, True)
+
+
+def _cycles(results: Results) -> Iterator[str]:
+    yield _variants(results)
+    rows = []
+    for name, found in results["steps"].items():
+        kept = "; ".join(", ".join(f"{a}/{b}" for a, b in s["kept"]) for s in found)
+        rows.append([name, str(found[0]["lm_ft"]), str(found[0]["r_ft"]), kept])
+    yield "Optimiser steps in all, and the steps that dev kept (lm-ft/r-ft of each cycle; by seed):"
+    yield text_table(["trained as", "lm-ft", "r-ft", "kept"], rows, True)
+    if results["seed_noise"]:
+        metrics = list(next(iter(results["seed_noise"].values())))
+        rows = [
+            [name, *(f"{found[m]['rms']:.3f} ({found[m]['most']:.3f})" for m in metrics)]
+            for name, found in results["seed_noise"].items()
+        ]
+        yield "Two trainings that differ in the seed alone are apart by (root mean square; most):"
+        yield text_table(["trained as", *metrics], rows, True)
+    yield contrasts_table(results["contrasts"])
+    yield power_table(results["contrasts"])
+
+
+def _sizes(results: Results) -> Iterator[str]:
+    rows = []
+    for size, about in results["lms"].items():
+        trained = ", ".join(f"{n} {about[n]:,}" for n in ("steps", "tokens_seen") if n in about)
+        rows.append([size, f"{about.get('num_parameters', about['bytes'] // 2):,}", trained or "-"])
+    yield text_table(["LM", "parameters", "pretrained"], rows, True)
+    yield _variants(results)
+    yield contrasts_table(results["contrasts"])
+    yield power_table(results["contrasts"])
+
+
+_TABLES = {"oq1": _chunks, "oq2": _corpora, "oq3": _cycles, "sizes": _sizes}
+
+
+# --- plots ---
+
+
+def plots(name: str, results: Results) -> list[dict[str, Any]]:
+    """The lines of a question: {title, axis, labels, series}, as `curves.lines` takes them."""
+    if name == "oq1":
+        return [_chunk_plot(results, metric, title) for metric, title in _TITLES.items()]
+    if name == "oq2" and "cells" in results:
+        return [_share_plot(results, category) for category in ("known-changed", "new")]
+    if name == "oq3":
+        return [_cycle_plot(results, metric, title) for metric, title in _TITLES.items()]
+    if name == "sizes":
+        return [_size_plot(results, metric, title) for metric, title in _TITLES.items()]
+    return []
+
+
+_TITLES = {"em": "Exact match, percent", "nll": "NLL of the gold answer, nats"}
+
+
+def _cell(cells: Mapping[str, Any] | None, metric: str) -> Cell:
+    """A point with its interval; shares as percent."""
+    if not cells or metric not in cells:
+        return None
+    factor = 1.0 if metric == "nll" else 100.0
+    value, low, high = (factor * cells[metric][name] for name in ("value", "low", "high"))
+    return value, low, high
+
+
+def _chunk_plot(results: Results, metric: str, title: str) -> dict[str, Any]:
+    ks = results["config"]["ks"]
+    points = {(p["role"], p["ensemble"], p["k"]): p["metrics"] for p in results["points"]}
+    pairs = dict.fromkeys((role, ensemble) for role, ensemble, _ in points)
+    series = {f"{r}, {e}": [_cell(points[r, e, k], metric) for k in ks] for r, e in pairs}
+    return {"title": title, "axis": "chunks", "labels": [str(k) for k in ks], "series": series}
+
+
+def _share_plot(results: Results, category: str) -> dict[str, Any]:
+    cells = [c for c in results["cells"] if c["category"] == category]
+    labels = list(dict.fromkeys(cell["corpus"] for cell in cells))
+    by = {(cell["lm"], cell["corpus"]): cell for cell in cells}
+    series = {
+        f"{lm}: {kind}": [_cell(by.get((lm, corpus)), kind) for corpus in labels]
+        for lm in dict.fromkeys(cell["lm"] for cell in cells)
+        for kind in ("corpus", "memory")
+    }
+    title = f"Share of answers, percent: {category} facts"
+    return {"title": title, "axis": "corpus", "labels": labels, "series": series}
+
+
+def _cycle_plot(results: Results, metric: str, title: str) -> dict[str, Any]:
+    """Cycles, and passes of as many steps, all starting from cycle 1."""
+    found = results["variants"]
+    count = max(int(name.split("-")[1]) for name in found if name.startswith("single-"))
+    labels = [str(number) for number in range(1, count + 1)]
+    names = {"cycles from base weights": "cycle-{}-base", "from the last": "cycle-{}-previous"}
+    names["one pass, as many steps"] = "single-{}"
+    series = {
+        label: [_cell(found["cycle-1" if n == "1" else form.format(n)], metric) for n in labels]
+        for label, form in names.items()
+    }
+    return {"title": title, "axis": "cycles", "labels": labels, "series": series}
+
+
+def _size_plot(results: Results, metric: str, title: str) -> dict[str, Any]:
+    sizes = list(results["lms"])
+    names = list(dict.fromkeys(name.partition(".")[2] for name in results["variants"]))
+    series = {
+        name: [_cell(results["variants"][f"{size}.{name}"], metric) for size in sizes]
+        for name in names
+        if not name.startswith("gain-")
+    }
+    return {"title": title, "axis": "LM", "labels": sizes, "series": series}

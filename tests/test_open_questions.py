@@ -1,0 +1,496 @@
+"""Contract of the open questions: what is asked of whom, who follows what, equal steps; a page
+holds what its data file holds; a killed question goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing import killed
+from tiny import tiny_world, write_jsonl
+
+from benchmarks.open_questions import publish_question
+from benchmarks.publish import BELOW
+from radit_ray.core.errors import InputError
+from radit_ray.core.metrics import exact_match
+from radit_ray.data.world import WorldConfig, make_world, write_world
+from radit_ray.engines.answering import METRICS, SCORE
+from radit_ray.engines.variants import TRUNCATION
+from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
+from radit_ray.open_questions.base import Job, answer, compared, share_artifacts
+from radit_ray.open_questions.command import run as command
+from radit_ray.recipes import Recipe, demo, override, own
+from radit_ray.report.open_questions import conclusion, page, plots
+
+WORLD = WorldConfig(num_known=9, num_train=3, num_dev=2, num_eval=7, num_distractors=3, num_noise=2)
+
+
+def rows_of(values: list[float], *, task: str = "world", size: int = 2) -> list[dict[str, Any]]:
+    """Prediction rows whose metrics are all one value."""
+    return [
+        {
+            **{"id": f"q{n}", "task": task, "group": f"g{n // size}", "article": ""},
+            **dict.fromkeys((*METRICS, SCORE), value),
+            **dict.fromkeys(TRUNCATION, 0),
+        }
+        for n, value in enumerate(values)
+    ]
+
+
+def noisy(seed: int, mean: float, num: int = 40) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    return rows_of([float(rng.random() < mean) for _ in range(num)])
+
+
+# --- question 2, controlled ---
+
+
+def test_the_first_snapshot_does_not_depend_on_what_the_second_changes(tmp_path: Path) -> None:
+    """So that the demo's pairs are those of the question."""
+    config = WorldConfig()
+    more = dataclasses.replace(config, changed_share=corpora.CHANGED)
+    first, second = (write_world(c, tmp_path / str(n)) for n, c in enumerate((config, more)))
+    for name, path in first.items():
+        assert path.read_bytes() == second[name].read_bytes(), name
+
+
+def test_categories_are_those_of_the_written_files(tmp_path: Path) -> None:
+    """Against the answers and split files of both snapshots, read as plain JSON."""
+    config = dataclasses.replace(WORLD, changed_share=0.5)
+    old, new = make_world(config), make_world(config, snapshot=2)
+    found = corpora.questions_of(old, new)
+    answers: list[dict[str, str]] = []
+    for snapshot in (1, 2):
+        path = write_world(config, tmp_path / str(snapshot), snapshot=snapshot)["eval"]
+        read = [json.loads(line) for line in path.read_text().splitlines()]
+        answers.append({row["id"]: row["answers"][0] for row in read})
+    expected = {
+        key: "new"
+        if key.startswith("world:")
+        else "known-changed"
+        if answers[1][key] != before
+        else "known-unchanged"
+        for key, before in answers[0].items()
+    }
+    assert {key: question.category for key, question in found.items()} == expected
+    assert set(expected.values()) == set(corpora.CATEGORIES)
+    texts = [{d["id"]: d["text"] for d in world.documents} for world in (old, new)]
+    for key, question in found.items():
+        assert (question.old, question.new) == (answers[0][key], answers[1][key])
+        assert question.old in texts[0][question.group]
+        assert question.new in texts[1][question.group]
+        assert question.memory == (None if question.category == "new" else question.old)
+    assert any(q.old != q.new for q in found.values() if q.category == "new")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "corpus", "memory", "expected"),
+    [
+        ("the Oslo.", "Oslo", "Rome", "corpus"),
+        ("Rome", "Oslo", "Rome", "memory"),
+        ("Paris", "Oslo", "Rome", "neither"),
+        ("Oslo", "Oslo", "Oslo", "corpus"),
+        ("Oslo", None, "Oslo", "memory"),
+        ("Oslo", None, None, "neither"),
+        ("Rome", "Oslo", None, "neither"),
+        ("", "Oslo", "Rome", "neither"),
+    ],
+)
+def test_an_answer_follows_the_corpus_the_memory_or_neither(
+    prediction: str, corpus: str | None, memory: str | None, expected: str
+) -> None:
+    assert corpora.outcome(prediction, corpus=corpus, memory=memory) == expected
+
+
+def test_shares_are_counts_and_sum_to_one() -> None:
+    config = dataclasses.replace(WORLD, changed_share=0.5)
+    questions = corpora.questions_of(make_world(config), make_world(config, snapshot=2))
+    changed = {k: q for k, q in questions.items() if q.category == "known-changed"}
+    rng = random.Random(0)
+    tables = [
+        {k: rng.choice((q.old, q.new, "no idea")) for k, q in changed.items()} for _ in range(2)
+    ]
+    found = corpora.shares(tables, changed, "new", {"num_samples": 50, "seed": 0})
+    assert found["num_questions"] == len(changed) > 8
+    assert sum(found[name]["value"] for name in corpora.OUTCOMES) == pytest.approx(1.0)
+    new = sum(exact_match(t[k], [q.new]) for t in tables for k, q in changed.items())
+    assert found["corpus"]["value"] == pytest.approx(new / (2 * len(changed)))
+    old = sum(exact_match(t[k], [q.old]) for t in tables for k, q in changed.items())
+    assert found["memory"]["value"] == pytest.approx(old / (2 * len(changed)))
+
+
+# --- question 2, real pages ---
+
+VERSION = versions.Pair(name="a pair", old="corpus/old.jsonl", new="corpus/new.jsonl", note="x")
+WORDS = ["the", "well", "by", "gate", "was", "dug", "in", "spring", "roof", "slate", "oak"]
+
+
+def long_text(number: int, fact: str, num_words: int) -> str:
+    rng = random.Random(number)
+    return f"{fact}. " + " ".join(rng.choice(WORDS) for _ in range(num_words))
+
+
+@pytest.fixture
+def dumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with two versions of three pages and a pool of others."""
+    folder = tmp_path / "data"
+    (folder / "corpus").mkdir(parents=True)
+    old = [("Arden", "mayor Anna"), ("Belwick", "mayor Boris"), ("Corstad", "mayor Clara")]
+    new = [("Arden", "mayor Dora"), ("Belwick", "mayor Boris"), ("Dunmont", "mayor Emil")]
+    for name, pages, words in (("old", old, 150), ("new", new, 700)):
+        write_jsonl(
+            folder / "corpus" / f"{name}.jsonl",
+            [
+                {"id": f"{name}-{n}", "title": title, "text": long_text(n, fact, words)}
+                for n, (title, fact) in enumerate(pages)
+            ],
+        )
+    pool = [
+        {"id": f"o{n}", "title": f"Other {n}", "text": long_text(n, "x", 40)} for n in range(40)
+    ]
+    pool.append({"id": "same", "title": "Arden", "text": long_text(99, "mayor Zoe", 40)})
+    write_jsonl(folder / "corpus" / "pool.jsonl", pool)
+    monkeypatch.setenv("RADIT_DATA", str(folder))
+    return folder
+
+
+def test_corpora_of_two_versions_are_equal_but_for_the_version(dumps: Path, tmp_path: Path) -> None:
+    pages = versions.common_pages(VERSION)
+    assert set(pages) == {"Arden", "Belwick"}
+    counts = versions.write_corpora(
+        pages, str(tmp_path), pool="corpus/pool.jsonl", num_distractors=10
+    )
+    sides = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("old", "new")
+    }
+    assert len(sides["old"]) == len(sides["new"]) == counts["corpus"]
+    assert counts["old"] < counts["new"] == counts["corpus"] - 10
+    others = {n: [r["text"] for r in rows if r["source"] == "other"] for n, rows in sides.items()}
+    assert others["new"] == others["old"][:10]
+    assert not any("Zoe" in row["text"] for rows in sides.values() for row in rows)
+    for rows in sides.values():
+        assert len({row["id"] for row in rows}) == len(rows)
+        assert {r["title"] for r in rows if r["source"] != "other"} == {"Arden", "Belwick"}
+
+
+def test_where_the_answer_stands_is_said_of_the_pages_a_question_names(dumps: Path) -> None:
+    pages = versions.common_pages(VERSION)
+
+    def asked(question: str, *answers: str) -> dict[str, Any]:
+        return {"id": question, "question": question, "answers": list(answers), "choices": []}
+
+    questions = [
+        asked("who is mayor of Arden", "Anna"),
+        asked("who is mayor of arden now?", "Dora"),
+        asked("and of Belwick?", "Boris"),
+        asked("and in Belwick, who else?", "Anna"),  # on another page only
+        asked("who is mayor of Corstad", "Clara"),  # in one version only: no common page
+        asked("who is mayor", "Anna"),
+    ]
+    found = {row["id"]: kind for row, kind in versions.named_questions(iter(questions), pages)}
+    assert list(found.values()) == ["old only", "new only", "both", "neither"]
+
+
+def test_a_missing_dump_is_one_line(dumps: Path) -> None:
+    with pytest.raises(InputError, match=r"enwiki_2016_slice.*set RADIT_DATA"):
+        versions.check()
+
+
+# --- question 3, sizes ---
+
+
+@pytest.mark.parametrize("num_train", [16, 37, 800, 1001, 2999])
+@pytest.mark.parametrize("batch_size", [8, 32, 64])
+def test_the_control_has_exactly_as_many_steps(num_train: int, batch_size: int) -> None:
+    """Counted as r-ft counts them, for whatever the cycles took."""
+    for epochs in (0.7, 1.0, 4.0):
+        cycle = max(1, round(epochs * num_train / batch_size))
+        for number in (2, 3, 5):
+            wanted = cycles.epochs_for(number * cycle, num_train, batch_size)
+            assert round(wanted * num_train / batch_size) == number * cycle
+
+
+def test_unequal_steps_are_refused() -> None:
+    def done(lm: int, r: int) -> list[dict[str, int]]:
+        return [{"lm_ft": lm, "r_ft": r}]
+
+    steps = {"single-2": done(20, 8), "cycle-2-base": done(20, 8), "cycle-2-previous": done(20, 8)}
+    cycles.check_equal(steps, 2)
+    with pytest.raises(AssertionError, match="previous"):
+        cycles.check_equal({**steps, "cycle-2-previous": done(20, 7)}, 2)
+
+
+def test_the_noise_of_seeds_and_gains_by_hand() -> None:
+    tables = [rows_of([0.0, 0.0]), rows_of([0.0, 1.0]), rows_of([1.0, 1.0])]
+    found = cycles.seed_noise(tables)["em"]
+    assert found["most"] == 1.0
+    assert found["rms"] == pytest.approx(((0.25 + 0.25 + 1.0) / 3) ** 0.5)
+    gains = sizes.gain_rows(rows_of([1.0, 0.25]), rows_of([0.5, 1.0]))
+    assert [row["em"] for row in gains] == [0.5, -0.75]
+    assert [row["id"] for row in gains] == ["q0", "q1"]
+
+
+# --- numbers and pages ---
+
+
+def test_a_contrast_carries_its_power_and_a_verdict() -> None:
+    tables = {
+        "a": [noisy(seed, 0.9) for seed in (1, 2, 3)],
+        "b": [noisy(9, 0.2)],
+        "c": [noisy(seed, 0.9) for seed in (4, 5, 6)],
+    }
+    recipe = override(demo(lm="x"), {"evaluate.bootstrap": 200})
+    found = compared(tables, ["a-minus-b", "a-minus-c"], recipe)["contrasts"]
+    large, none = found["a-minus-b"]["em"], found["a-minus-c"]["em"]
+    means = [
+        sum(x["em"] - y["em"] for x, y in zip(table, tables["b"][0], strict=True)) / 40
+        for table in tables["a"]
+    ]
+    assert large["power"]["by_seed"] == pytest.approx(means)
+    assert large["diff"] == pytest.approx(sum(means) / 3)
+    assert (large["power"]["num_groups"], large["power"]["num_seeds"]) == (20, 3)
+    assert conclusion(large) == "better"
+    assert conclusion(large, "lower") == "worse"
+    assert conclusion(none) == "no difference found"
+    assert none["power"]["detectable"] < 0.5
+
+
+def results_of(name: str, **fields: Any) -> dict[str, Any]:
+    made = {"versions": {"commit": "abc"}, "hardware": "2 cores", "command": "python jobs/x.py"}
+    return {
+        "question": name,
+        "recipe": "demo",
+        "seeds": [0, 1],
+        "estimate": "made anew: nothing; together about 0 min",
+        "made": {"lm-ft": {"count": 2, "wall_s": 12.0}},
+        "environment": made,
+        **fields,
+    }
+
+
+def cycle_results() -> dict[str, Any]:
+    names = ["cycle-1", *(f"cycle-2-{init}" for init in cycles.INITS), "single-2"]
+    tables = {name: [noisy(n + 10 * s, 0.5) for s in (0, 1)] for n, name in enumerate(names)}
+    tables["replug"] = [noisy(5, 0.2)]
+    recipe = override(demo(lm="x"), {"evaluate.bootstrap": 50})
+    measured = compared(tables, cycles.contrasts(2), recipe)
+    steps = {n: [{"lm_ft": 6, "r_ft": 4, "kept": [[3, 2]]}] * 2 for n in names}
+    noise = {name: cycles.seed_noise(tables[name]) for name in names}
+    fields = {name: measured[name] for name in ("num_questions", "variants", "contrasts")}
+    return results_of("oq3", **fields, steps=steps, seed_noise=noise)
+
+
+def test_a_page_holds_what_its_data_file_holds_and_prose_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "docs" / "results"
+    folder.mkdir(parents=True)
+    (folder / "oq3.md").write_text(f"# Prose\n\nSaid by hand.\n\n{BELOW}\nold")
+    first = cycle_results()
+    (tmp_path / "a.json").write_text(json.dumps(first))
+    (tmp_path / "b.json").write_text(json.dumps({**first, "recipe": "squad_open"}))
+    publish_question("oq3", [str(tmp_path / "a.json")], root=tmp_path)
+    publish_question("oq3", [str(tmp_path / "b.json")], root=tmp_path)
+    data = json.loads((folder / "oq3.json").read_text())
+    assert list(data) == ["demo", "squad_open"]
+    text = (folder / "oq3.md").read_text()
+    assert text.startswith(f"# Prose\n\nSaid by hand.\n\n{BELOW}")
+    body = page("oq3", data)
+    assert body in text
+    assert "old" not in text.partition(BELOW)[2].split()
+    cell = first["contrasts"]["cycle-2-base-minus-single-2"]["em"]
+    assert f"{cell['diff']:+.3f} [{cell['low']:+.3f}" in body
+    assert f"{cell['power']['detectable']:.3f}" in body
+    (folder / "oq3.md").write_text("no marker")
+    with pytest.raises(ValueError, match="lacks the line"):
+        publish_question("oq3", [str(tmp_path / "a.json")], root=tmp_path)
+    (folder / "oq1.md").write_text(BELOW)
+    with pytest.raises(ValueError, match="answers oq3, expected oq1"):
+        publish_question("oq1", [str(tmp_path / "a.json")], root=tmp_path)
+
+
+def test_lines_of_a_plot_stand_at_their_labels() -> None:
+    results = cycle_results()
+    (em, nll) = plots("oq3", results)
+    assert (em["labels"], em["axis"]) == (["1", "2"], "cycles")
+    for line in em["series"].values():
+        assert line[0][0] == pytest.approx(100 * results["variants"]["cycle-1"]["em"]["value"])
+    last = em["series"]["one pass, as many steps"][1]
+    assert last[1] == pytest.approx(100 * results["variants"]["single-2"]["em"]["low"])
+    assert nll["series"]["from the last"][1][0] == pytest.approx(
+        results["variants"]["cycle-2-previous"]["nll"]["value"]
+    )
+
+
+# --- places and options ---
+
+
+def test_a_store_of_an_earlier_run_is_linked_once(tmp_path: Path) -> None:
+    store = tmp_path / "demo" / "artifacts"
+    (store / "chunk-1").mkdir(parents=True)
+    output = str(tmp_path / "oq")
+    share_artifacts(output, str(store))
+    share_artifacts(output, str(store))
+    assert (tmp_path / "oq" / "artifacts" / "chunk-1").is_dir()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="another store"):
+        share_artifacts(output, str(tmp_path / "other"))
+    with pytest.raises(InputError, match="is no folder"):
+        share_artifacts(output, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("oq1", [], "no --output given"),
+        ("oq1", ["--ks", "0", "3"], "--ks .*expected numbers of chunks"),
+        ("oq1", ["--roles", "raddit"], "unknown role 'raddit'.*radit"),
+        ("oq2", ["--set", "variants=replug,radit"], "variant 'closed-book' is not in the recipe"),
+        ("oq3", ["--num-cycles", "1"], "--num-cycles 1, expected 2"),
+        ("sizes", [], "expected LMs of two sizes"),
+        ("sizes", ["--lms", "runs/lm-m"], "expected NAME=PATH"),
+        ("oq1", ["--recipe", "dmo"], "unknown recipe 'dmo'"),
+        ("oq1", ["--artifacts", "/nowhere"], "--artifacts /nowhere is no folder"),
+    ],
+)
+def test_bad_options_are_one_line(
+    tmp_path: Path, name: str, words: list[str], message: str
+) -> None:
+    given = ["--output", str(tmp_path), *words] if words or name == "sizes" else words
+    with pytest.raises(InputError, match=message):
+        command(name, given)
+
+
+# --- on Ray ---
+
+SETTINGS = {
+    "k_infer": 2,
+    "max_new_tokens": 4,
+    "variants": "replug,lm-ft,radit",
+    "probes": "",
+    "contrasts": "",
+    "chunk.docs_per_shard": 20,
+    "retrieve.k": 3,
+    "retrieve.corpus_examples": 0,
+    "lm_ft.k_train": 1,
+    "lm_ft.steps": 4,
+    "lm_ft.batch_size": 2,
+    "lm_ft.seq_len": 256,
+    "lm_ft.eval_every": 2,
+    "lm_ft.warmup": 1,
+    "score.num_examples": 20,
+    "score.corpus_share": 0.0,
+    "r_ft.batch_size": 8,
+    "r_ft.eval_every": 2,
+    "r_ft.select_by": "last",
+    "evaluate.bootstrap": 50,
+    "evaluate.precision": "fp32",
+    "score.precision": "fp32",
+    "resources.num_workers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    world = tiny_world(tmp_path_factory.mktemp("world"))
+    lm, retriever = tiny_models
+    whole = own(lm=lm, retriever=retriever, corpus=world["corpus"], examples=world["examples"])
+    return override(whole, SETTINGS)
+
+
+CHUNKS = chunks.ChunksConfig(ks=(1, 3, 12), checked=4, timed=2)
+
+
+def ask_chunks(recipe: Recipe, output: str, **changes: Any) -> dict[str, Any]:
+    job = Job(recipe=recipe, output=output, num_questions=6)
+    return answer(
+        job,
+        "oq1",
+        lambda job, run: chunks.estimate(job, run, CHUNKS),
+        lambda job: chunks.more_chunks(job, CHUNKS),
+        **changes,
+    )
+
+
+@pytest.mark.ray
+def test_more_chunks_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path: Path) -> None:
+    estimated = ask_chunks(recipe, str(tmp_path), only_estimate=True)
+    assert "0 x pair" not in estimated["estimate"]
+    results = ask_chunks(recipe, str(tmp_path))
+    assert results["num_questions"] == 6
+    points = {(p["role"], p["ensemble"], p["k"]): p for p in results["points"]}
+    assert len(points) == 2 * 3 * 3
+    # a context of 256 tokens holds no twelve chunks: cut, and counted
+    assert points["radit", "concat", 12]["num_truncated"] > 3
+    assert points["radit", "answers", 12]["num_truncated"] == 0
+    one = [points["radit", ensemble, 1]["metrics"] for ensemble in CHUNKS.ensembles]
+    assert one[0]["nll"] == one[1]["nll"] == one[2]["nll"]  # one chunk: nothing to put together
+    assert "radit.answers.1-minus-radit.answers.12" in results["contrasts"]
+    assert results["recall"]["base"]["12"] >= results["recall"]["base"]["1"]
+    assert [entry["k"] for entry in results["bound"]] == [12]
+    tokens = {(c["ensemble"], c["k"]): c["tokens"] for c in results["cost"]}
+    assert tokens["answers", 12] > tokens["answers", 3] > tokens["answers", 1]
+    assert {"lm-ft", "r-ft", "evaluate"} <= set(results["made"])
+    text = page("oq1", {"own": results})
+    assert "| radit | answers | 12 |" in text
+    assert len(plots("oq1", results)[0]["series"]) == 6
+    again = ask_chunks(recipe, str(tmp_path))
+    assert again == results  # all of it was there
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_more_cycles_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path: Path) -> None:
+    two = dataclasses.replace(recipe, seeds=(0, 1))
+    job = Job(recipe=two, output=str(tmp_path))
+    results = answer(
+        job,
+        "oq3",
+        lambda job, run: cycles.estimate(job, run, 2),
+        lambda job: cycles.more_cycles(job, 2),
+    )
+    assert results["steps"]["single-2"][0]["lm_ft"] == 8
+    for init in cycles.INITS:
+        for seed in (0, 1):
+            found, control = (results["steps"][n][seed] for n in (f"cycle-2-{init}", "single-2"))
+            assert (found["lm_ft"], found["r_ft"]) == (control["lm_ft"], control["r_ft"])
+    made = [p.name.rpartition("-")[0] for p in (tmp_path / "artifacts").iterdir()]
+    # of each seed: cycle 1, one more cycle from either start, one pass
+    assert made.count("lm-ft") == made.count("r-ft") == 8
+    assert "cycle-2-base - single-2" in page("oq3", {"own": results})
+    assert set(results["seed_noise"]) == set(results["variants"]) - {"replug"}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_question_killed_twice_ends_as_an_uninterrupted_one(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path
+) -> None:
+    torn, whole = str(tmp_path / "torn"), str(tmp_path / "whole")
+    fields = {name: getattr(recipe, name) for name in ("lm", "retriever", "corpus", "examples")}
+    code = (
+        "from test_open_questions import SETTINGS, ask_chunks\n"
+        "from radit_ray.engines.connect import connect\n"
+        "from radit_ray.recipes import override, own\n"
+        "connect(num_cpus=2)\n"
+        f"ask_chunks(override(own(**{fields!r}), SETTINGS), {torn!r})\n"
+    )
+    store = Path(torn, "artifacts")
+
+    def finished(kind: str, count: int) -> bool:
+        return len(list(store.glob(f"{kind}-*/manifest.json"))) >= count
+
+    killed(code, lambda: finished("lm-ft", 1))
+    killed(code, lambda: finished("evaluate", 3))
+    results = [ask_chunks(recipe, output) for output in (torn, whole)]
+    for name in ("points", "contrasts", "recall"):
+        assert results[0][name] == results[1][name]
+    counts = [{k: v["count"] for k, v in found["made"].items()} for found in results]
+    assert counts[0] == counts[1]
+    assert not list(Path(torn).glob("own/.*before*"))
+    shutil.rmtree(torn)
