@@ -3,7 +3,8 @@ endpoint and adapters.
 
 In: ranked rows and a `Variant`. Out: one prediction row each, with every chunk's own answer and
 weight; for several numbers of chunks at once, since a chunk's answer and the probability of an
-answer under it do not depend on how many chunks stand beside it (`answer_depths`).
+answer under it do not depend on how many chunks stand beside it (`answer_depths`). A prompt is
+computed once for all of that, where the LM allows (`models/prefix.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from radit_ray.engines.variants import (
     truncation,
     weights_of,
 )
-from radit_ray.models.causal_lm import CausalLM
+from radit_ray.models.causal_lm import CausalLM, FittedPrompt
+from radit_ray.models.prefix import Prefix, prefill, prefix_batches
 
 # recall by the gold chunk where the example names it; answer_recall by answer string in any case
 METRICS = ("em", "f1", "nll", "recall@1", "recall@5", "answer_recall@1", "answer_recall@5")
@@ -93,50 +95,124 @@ def answer_depths(
     """({k: prediction rows with the first k chunks, in order}, LM tokens computed); equal to
     `answer_batch` for each k.
 
-    Each prompt is decoded once, and one matrix of answers x chunks is scored, of which every k
-    reads a part; only `tokens`, whose continuation depends on all prompts, decodes for each k.
-    k = 0 and `concat` have prompts of their own, so they stand alone.
+    Each prompt is computed once, for what every k decodes from it and for one matrix of answers x
+    chunks, of which every k reads a part. k = 0 and `concat` have prompts of their own, so they
+    stand alone.
     """
     assert len(ks) == 1 or (min(ks) > 0 and variant.ensemble != "concat"), (variant.ensemble, ks)
+    questions = [_question(lm, row, variant, ks, t_r, shots) for row in rows]
+    # options stand in one row with their prompt: nothing would be read twice
+    free = [number for number, row in enumerate(rows) if not len(row["choices"])]
+    batches = prefix_batches(lm, [questions[i].prompts for i in free], batch_tokens=batch_tokens)
+    parts = [([free[place] for place in batch], True) for batch in batches]
+    kept = {number for batch, _ in parts for number in batch}
+    if others := [number for number in range(len(rows)) if number not in kept]:
+        parts.append((others, False))
+    found: dict[int, dict[int, Row]] = {}
+    tokens = 0
+    for numbers, keep in parts:
+        asked = [questions[number] for number in numbers]
+        some, used = _answer(lm, asked, variant, t_r, batch_tokens, keep=keep)
+        found |= zip(numbers, some, strict=True)
+        tokens += used
+    return {k: [found[number][k] for number in range(len(rows))] for k in ks}, tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """A row as the LM is asked: the gold answer's ids, its prompts, and for each k what they
+    weigh.
+    """
+
+    row: Row
+    gold: Ids
+    fitted: list[FittedPrompt]
+    weights: dict[int, np.ndarray]  # {k: p_R over the prompts that k chunks use}
+
+    @property
+    def prompts(self) -> list[Ids]:
+        """Of the largest k."""
+        return [fitted.ids for fitted in self.fitted]
+
+
+def _question(
+    lm: CausalLM, row: Row, variant: Variant, ks: Sequence[int], t_r: float, shots: Sequence[str]
+) -> Question:
+    gold = gold_ids(lm, row, variant.template)
     deepest = dataclasses.replace(variant, k=max(ks))
-    golds = [gold_ids(lm, row, variant.template) for row in rows]
-    fitted = [
-        fit_prompts(lm, row, deepest, ids, shots, cut_question=True)
-        for row, ids in zip(rows, golds, strict=True)
-    ]
-    prompts = [[f.ids for f in row_fitted] for row_fitted in fitted]
-    # (row, k): how many of the row's prompts k chunks use
-    used = [{k: min(k, len(p)) or 1 for k in ks} for p in prompts]
-    weights = [
-        {k: weights_of(row, variant, t_r, n) for k, n in numbers.items()}
-        for row, numbers in zip(rows, used, strict=True)
-    ]
-    found, tokens = _candidates(lm, rows, prompts, weights, variant, batch_tokens)
-    # gold answer and candidates together: a prompt is computed once for all of them
+    fitted = fit_prompts(lm, row, deepest, gold, shots, cut_question=True)
+    weights = {k: weights_of(row, variant, t_r, min(k, len(fitted)) or 1) for k in ks}
+    return Question(row=row, gold=gold, fitted=fitted, weights=weights)
+
+
+def _answer(
+    lm: CausalLM,
+    questions: list[Question],
+    variant: Variant,
+    t_r: float,
+    batch_tokens: int,
+    *,
+    keep: bool,
+) -> tuple[list[dict[int, Row]], int]:
+    """({k: prediction row} of each question, LM tokens computed). keep: their prompts are computed
+    once, and kept for decoding and scoring; else whoever reads a prompt computes it.
+    """
+    prefix, tokens = None, 0
+    if keep:
+        flat = [prompt for question in questions for prompt in question.prompts]
+        prefix = prefill(lm, flat, batch_tokens=batch_tokens)
+        tokens += lm.last_num_tokens
+    found, used = _candidates(lm, questions, variant, batch_tokens, prefix)
+    tokens += used
+    # gold answer and candidates together, behind each prompt
     asked = [_unique_ids(by_k.values()) for by_k in found]
-    scored, more = _logprobs(
-        lm, prompts, [[g, *ids] for g, ids in zip(golds, asked, strict=True)], batch_tokens
+    scored, used = _logprobs(
+        lm,
+        [question.prompts for question in questions],
+        [[q.gold, *ids] for q, ids in zip(questions, asked, strict=True)],
+        batch_tokens,
+        prefix,
     )
-    tokens += more
-    bare, more = _bare_logprobs(lm, rows, asked, variant, batch_tokens)
-    tokens += more
-    predictions: dict[int, list[Row]] = {k: [] for k in ks}
-    for i, row in enumerate(rows):
-        place = {tuple(ids): number for number, ids in enumerate(asked[i], start=1)}
-        for k, n in used[i].items():
-            candidates, weight_K = found[i][k], torch.from_numpy(weights[i][k])
-            lines = [place[tuple(ids)] for ids in candidates.ids]
-            logprob_UK = torch.from_numpy(scored[i][lines, :n])
-            if len(row["choices"]):
-                bare_O = bare[i][[line - 1 for line in lines]]
-                scoring = scoring_of(row, variant)
-                result = _choose(row, candidates, logprob_UK, weight_K, bare_O, scoring)
-            else:
-                result = _pick(candidates, logprob_UK, weight_K)
-            lost = truncation(fitted[i][:n])
-            gold_K = scored[i][0, :n]
-            predictions[k].append(_prediction(row, result, weights[i][k], gold_K, lost, k, t_r))
-    return predictions, tokens
+    tokens += used
+    bare, used = _bare_logprobs(lm, questions, asked, variant, batch_tokens)
+    tokens += used
+    made = []
+    for question, by_k, ids, *numbers in zip(questions, found, asked, scored, bare, strict=True):
+        place = {tuple(one): line for line, one in enumerate(ids, start=1)}
+        made.append(
+            {
+                k: _result(question, candidates, place, *numbers, variant, k, t_r)
+                for k, candidates in by_k.items()
+            }
+        )
+    return made, tokens
+
+
+def _result(
+    question: Question,
+    candidates: Candidates,
+    place: dict[tuple[int, ...], int],
+    scored: np.ndarray,
+    bare: np.ndarray,
+    variant: Variant,
+    k: int,
+    t_r: float,
+) -> Row:
+    """The prediction row of one k. scored: the gold answer's line and those at `place`, with a
+    column for each prompt; bare: of all lines but the gold answer's.
+    """
+    row, weight_K = question.row, question.weights[k]
+    n = len(weight_K)
+    lines = [place[tuple(ids)] for ids in candidates.ids]
+    logprob_UK = torch.from_numpy(scored[lines, :n])
+    if len(row["choices"]):
+        bare_O = bare[[line - 1 for line in lines]]
+        scoring = scoring_of(row, variant)
+        result = _choose(row, candidates, logprob_UK, torch.from_numpy(weight_K), bare_O, scoring)
+    else:
+        result = _pick(candidates, logprob_UK, torch.from_numpy(weight_K))
+    lost = truncation(question.fitted[:n])
+    return _prediction(row, result, weight_K, scored[0, :n], lost, k, t_r)
 
 
 def _unique_ids(found: Iterable[Candidates]) -> list[Ids]:
@@ -151,7 +227,7 @@ def gold_logprobs(
     """log p_LM(gold answer | prompt) for each prompt of each row (nats, summed over tokens), and
     tokens computed. A row's answer is the same ids under each of its prompts.
     """
-    scored, tokens = _logprobs(lm, prompts, [[ids] for ids in golds], batch_tokens)
+    scored, tokens = _logprobs(lm, prompts, [[ids] for ids in golds], batch_tokens, None)
     return [logprob_1K[0] for logprob_1K in scored], tokens
 
 
@@ -160,6 +236,7 @@ def _logprobs(
     prompts: list[list[list[int]]],
     answers: list[list[list[int]]],
     batch_tokens: int,
+    prefix: Prefix | None,
 ) -> tuple[list[np.ndarray], int]:
     """For each row the matrix (U, K) of its U answers under its K prompts, and tokens computed."""
     pairs = [
@@ -170,7 +247,7 @@ def _logprobs(
         for prompt in row_prompts
     ]
     logprobs = lm.answer_logprobs(
-        [p for p, _ in pairs], [a for _, a in pairs], batch_tokens=batch_tokens
+        [p for p, _ in pairs], [a for _, a in pairs], batch_tokens=batch_tokens, prefix=prefix
     )
     sizes = [len(p) * len(a) for p, a in zip(prompts, answers, strict=True)]
     parts = np.split(logprobs, np.cumsum(sizes)[:-1])
@@ -189,23 +266,23 @@ class Candidates:
 
 def _candidates(
     lm: CausalLM,
-    rows: list[Row],
-    prompts: list[list[Ids]],
-    weights: list[dict[int, np.ndarray]],
+    questions: list[Question],
     variant: Variant,
     batch_tokens: int,
+    prefix: Prefix | None,
 ) -> tuple[list[dict[int, Candidates]], int]:
-    """For each row and k: the options of a choice; else what the LM decodes, from each prompt or
-    from their mixture.
+    """For each question and k: the options of a choice; else what the LM decodes, from each prompt
+    or from their mixture.
     """
     found: list[dict[int, Candidates]] = []
-    mixed: dict[int, list[tuple[int, int]]] = {}  # number of prompts -> (row, k)
-    alone: dict[int, int] = {}  # row -> its prompts that are decoded by themselves
-    for i, row in enumerate(rows):
+    mixed: dict[int, list[tuple[int, int]]] = {}  # number of prompts -> (question, k)
+    alone: dict[int, int] = {}  # question -> its prompts that are decoded by themselves
+    for i, question in enumerate(questions):
+        row, weights = question.row, question.weights
         texts = options(row, variant.template) if len(row["choices"]) else []
         choices = Candidates(texts=texts, ids=[lm.answer_ids(text) for text in texts])
-        found.append(dict.fromkeys(weights[i], choices) if texts else {})
-        for k, weight_K in () if texts else weights[i].items():
+        found.append(dict.fromkeys(weights, choices) if texts else {})
+        for k, weight_K in () if texts else weights.items():
             if variant.ensemble == "tokens" and len(weight_K) > 1:
                 mixed.setdefault(len(weight_K), []).append((i, k))
             else:
@@ -213,23 +290,28 @@ def _candidates(
     tokens = 0
     for count, places in sorted(mixed.items()):
         ids = lm.generate(
-            [prompt for i, _ in places for prompt in prompts[i][:count]],
+            [prompt for i, _ in places for prompt in questions[i].prompts[:count]],
             max_new_tokens=variant.max_new_tokens,
             group_size=count,
-            log_p_r=np.log(np.stack([weights[i][k] for i, k in places])),
+            log_p_r=np.log(np.stack([questions[i].weights[k] for i, k in places])),
             batch_tokens=batch_tokens,
+            prefix=prefix,
         )
         tokens += lm.last_num_tokens
         for (i, k), answer in zip(places, ids, strict=True):
             found[i][k] = Candidates(texts=[clean_answer(lm.text(answer))], ids=[])
     if alone:
-        flat = [prompt for i, count in alone.items() for prompt in prompts[i][:count]]
-        ids = lm.generate(flat, max_new_tokens=variant.max_new_tokens, batch_tokens=batch_tokens)
+        ids = lm.generate(
+            [prompt for i, count in alone.items() for prompt in questions[i].prompts[:count]],
+            max_new_tokens=variant.max_new_tokens,
+            batch_tokens=batch_tokens,
+            prefix=prefix,
+        )
         tokens += lm.last_num_tokens
         decoded = iter(clean_answer(lm.text(answer)) for answer in ids)
         for i, count in alone.items():
             own = [next(decoded) for _ in range(count)]
-            for k, weight_K in weights[i].items():
+            for k, weight_K in questions[i].weights.items():
                 if k not in found[i]:
                     first = own[: len(weight_K)]
                     found[i][k] = unique_answers(lm, first, weight_K, variant.max_answers)
@@ -268,22 +350,26 @@ def _pick(found: Candidates, logprob_UK: torch.Tensor, weight_K: torch.Tensor) -
 
 
 def _bare_logprobs(
-    lm: CausalLM, rows: list[Row], asked: list[list[Ids]], variant: Variant, batch_tokens: int
+    lm: CausalLM,
+    questions: list[Question],
+    asked: list[list[Ids]],
+    variant: Variant,
+    batch_tokens: int,
 ) -> tuple[list[np.ndarray], int]:
     """log p_LM(option | "Answer:") of each choice, (O,), where the scoring divides by it; else
     zeros.
     """
     choosing = [
         i
-        for i, row in enumerate(rows)
-        if len(row["choices"]) and scoring_of(row, variant) == "nll_compl"
+        for i, question in enumerate(questions)
+        if len(question.row["choices"]) and scoring_of(question.row, variant) == "nll_compl"
     ]
     bare = [np.zeros(len(ids), dtype=np.float32) for ids in asked]
     if not choosing:
         return bare, 0
     prompt = [*lm.bos_ids, *lm.encode("Answer:")]
     logprobs, tokens = _logprobs(
-        lm, [[prompt]] * len(choosing), [asked[i] for i in choosing], batch_tokens
+        lm, [[prompt]] * len(choosing), [asked[i] for i in choosing], batch_tokens, None
     )
     for i, logprob_O1 in zip(choosing, logprobs, strict=True):
         bare[i] = logprob_O1[:, 0]

@@ -47,6 +47,21 @@ class Batch:
         moved = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)}
         return Batch(**moved)
 
+    def behind(self, front: int) -> Batch:
+        """What is left of a `shared_batch` where a cache holds its first columns, its prompts: the
+        answers, without their first tokens, which the prompts' ends predict.
+        """
+        later_N = self.column_N >= front
+        return Batch(
+            input_ids_BT=self.input_ids_BT[:, front:],
+            attention_mask=self.attention_mask[:, :, front:],  # the keys stay
+            position_ids_BT=self.position_ids_BT[:, front:],
+            row_N=self.row_N[later_N],
+            column_N=self.column_N[later_N] - front,
+            target_N=self.target_N[later_N],
+            owner_N=self.owner_N[later_N],
+        )
+
     @property
     def num_tokens(self) -> int:
         """Positions computed, padding included (for cost accounting)."""
@@ -174,21 +189,26 @@ def on_device(batch_tokens: int, device: torch.device) -> int:
 
 
 def answer_logits(
-    model: Any, batch: Batch, *, logits_to_keep: bool
+    model: Any, batch: Batch, *, logits_to_keep: bool, cache: Any = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Forward pass: (logits_NV, target_N, owner_N), row n predicts answer token n of its pair.
 
     model: a `CausalLM`, or any module with the call of a transformers causal LM (also wrapped by
     DDP or peft). logits_to_keep: the head runs at the needed columns only; False computes all
-    logits and picks from them.
+    logits and picks from them. cache: transformers' keys and values of the columns before, which
+    grows by those of this batch.
     """
     module = getattr(model, "model", model) if hasattr(model, "answer_ids") else model
     inputs = {
         "input_ids": batch.input_ids_BT,
         "attention_mask": _model_mask(batch.attention_mask, module),
         "position_ids": batch.position_ids_BT,
-        "use_cache": False,
+        "use_cache": cache is not None,
     }
+    if cache is not None:
+        # transformers 5 renames the argument on its way
+        known = inspect.signature(module.forward).parameters
+        inputs["cache" if "cache" in known else "past_key_values"] = cache
     column_N = batch.column_N
     if logits_to_keep:
         # torch.unique sorts; a kept column serves every row of a padded batch.
@@ -216,10 +236,20 @@ def supports_sharing(lm: CausalLM) -> bool:
     """Whether two prompts with two answers each behind them give the losses of four rows of their
     own, to the tolerance of `supports_packing` and for the same reasons.
     """
-    ids = _probe_ids(lm)
-    prompts, answers = [ids[:5], ids[5:7]], [[ids[7:9], ids[9:12]], [ids[12:13], ids[11:14]]]
+    prompts, answers = probe_answers(lm)
     pairs: list[Pair] = [(p, a) for p, own in zip(prompts, answers, strict=True) for a in own]
     return _as_alone(lm, pairs, lambda: shared_batch(prompts, answers, lm.pad_id))
+
+
+def probe_answers(lm: CausalLM) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """(two prompts, two answers for each) to find out what an LM can do."""
+    ids = _probe_ids(lm)
+    return [ids[:5], ids[5:7]], [[ids[7:9], ids[9:12]], [ids[12:13], ids[11:14]]]
+
+
+def probe_tolerance(lm: CausalLM) -> float:
+    """Nats by which the loss of a token may differ where the layout does."""
+    return 1e-4 if lm.precision == "fp32" else 5e-2
 
 
 def _probe_ids(lm: CausalLM) -> list[int]:
@@ -233,13 +263,12 @@ def _as_alone(lm: CausalLM, pairs: list[Pair], make: Callable[[], Batch]) -> boo
     windowed = getattr(lm.model.config, "use_sliding_window", True)
     if window is not None and windowed and window < lm.context_length:
         return False
-    tolerance = 1e-4 if lm.precision == "fp32" else 5e-2
     try:
         together_N = _token_nll(lm, make())
     except (TypeError, ValueError, RuntimeError):  # how models refuse a mask or positions of ours
         return False
     alone_N = torch.cat([_token_nll(lm, padded_batch([pair], lm.pad_id)) for pair in pairs])
-    return bool(torch.allclose(together_N, alone_N, atol=tolerance, rtol=0))
+    return bool(torch.allclose(together_N, alone_N, atol=probe_tolerance(lm), rtol=0))
 
 
 def _token_nll(lm: CausalLM, batch: Batch) -> Tensor:

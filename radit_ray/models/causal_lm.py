@@ -31,6 +31,7 @@ from radit_ray.core.errors import InputError
 from radit_ray.models.batches import supports_sharing
 from radit_ray.models.generation import greedy
 from radit_ray.models.precision import resolve_precision, torch_dtype
+from radit_ray.models.prefix import Prefix, bytes_per_token
 from radit_ray.models.scoring import answer_logprobs
 from radit_ray.models.vocabulary import bos_ids, close_wordpiece, eos_id, newline_ids
 from radit_ray.models.weights import dropout_off, loading, require_weights
@@ -290,17 +291,25 @@ class CausalLM:
         """Whether answers of one prompt can be scored in one row (see `supports_sharing`)."""
         return supports_sharing(self)
 
+    @functools.cached_property
+    def prefix_bytes(self) -> int:
+        """Bytes that a token of a kept prompt takes; 0 where prompts cannot be kept (see
+        `prefix.bytes_per_token`).
+        """
+        return bytes_per_token(self)
+
     def answer_logprobs(
         self,
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
         *,
         batch_tokens: int = 8192,
+        prefix: Prefix | None = None,
     ) -> NDArray[np.float32]:
         """log p_LM(answer | prompt) in nats, (B,): the SUM over the answer's tokens; see
         `scoring.answer_logprobs`.
         """
-        return answer_logprobs(self, prompts, answers, batch_tokens=batch_tokens)
+        return answer_logprobs(self, prompts, answers, batch_tokens=batch_tokens, prefix=prefix)
 
     def generate(
         self,
@@ -312,6 +321,7 @@ class CausalLM:
         group_size: int = 1,
         log_p_r: Tensor | NDArray[np.float32] | None = None,
         batch_tokens: int = 8192,
+        prefix: Prefix | None = None,
     ) -> list[list[int]]:
         """Greedy continuations, cut before EOS (and before the first newline); see
         `generation.greedy`.
@@ -325,6 +335,7 @@ class CausalLM:
             group_size=group_size,
             log_p_r=log_p_r,
             batch_tokens=batch_tokens,
+            prefix=prefix,
         )
 
     @property

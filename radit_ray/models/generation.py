@@ -2,9 +2,9 @@
 `tokens` ensemble).
 
 In: prompt ids, at most one group of K per example with log p_R. Out: one list of new ids per
-example. The model runs through transformers' `generate` with left padding; what differs from a
-plain call lies in one logits processor (the mixture) and two stopping rules (a newline ends the
-answer, or a string does).
+example. The model runs through transformers' `generate` with left padding, or behind prompts that
+are computed already (`prefix`); either way one logits processor makes the mixture, and three
+stopping rules end an answer (EOS, a newline, a string).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
+    EosTokenCriteria,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -30,6 +31,7 @@ from radit_ray.models.batches import length_buckets
 
 if TYPE_CHECKING:
     from radit_ray.models.causal_lm import CausalLM
+    from radit_ray.models.prefix import Prefix
 
 
 class MixtureProcessor(LogitsProcessor):  # type: ignore[misc]
@@ -83,6 +85,7 @@ def greedy(
     group_size: int = 1,
     log_p_r: Tensor | NDArray[np.float32] | None = None,
     batch_tokens: int = 8192,
+    prefix: Prefix | None = None,
 ) -> list[list[int]]:
     """One continuation per example, cut before EOS (and before the token with the first newline).
 
@@ -90,7 +93,8 @@ def greedy(
     of the K prompts; needed where group_size > 1 (Eq. 2 per token, EOS in the mixture); minus
     infinity leaves a prompt out. stop: strings that end a continuation; they stay in it, for the
     caller to cut the text. Groups are never split over batches; batches hold rows * (longest
-    prompt + max_new_tokens) <= batch_tokens, at least one group.
+    prompt + max_new_tokens) <= batch_tokens, at least one group. prefix: where the prompts are
+    computed already.
     """
     p_r_BK = _weights(log_p_r, len(prompts), group_size)
     longest = max(map(len, prompts), default=0)
@@ -109,7 +113,10 @@ def greedy(
     for batch in length_buckets([length * group_size for length in lengths], batch_tokens):
         rows = [prompt for example in batch for prompt in groups[example]]
         weights = None if p_r_BK is None else p_r_BK[batch].to(lm.device)
-        new_ids = _run(lm, rows, weights, max_new_tokens, stop_newline, stop)
+        if prefix is None:
+            new_ids = _run(lm, rows, weights, max_new_tokens, stop_newline, stop)
+        else:
+            new_ids = _run_behind(prefix, rows, weights, max_new_tokens, stop_newline, stop)
         for position, example in enumerate(batch):
             results[example] = _cut(lm, new_ids[position * group_size], stop_newline)
     return results
@@ -130,11 +137,6 @@ def _run(
     for row, ids in enumerate(rows):
         input_ids_BT[row, width - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         mask_BT[row, width - len(ids) :] = 1
-    criteria: list[StoppingCriteria] = []
-    if stop_newline and lm.newline_ids:
-        criteria.append(NewlineCriteria(lm.newline_ids, lm.device))
-    if stop:
-        criteria.append(TextCriteria(stop, lm.tokenizer, width))
     output_BT = lm.model.generate(
         input_ids=input_ids_BT.to(lm.device),
         attention_mask=mask_BT.to(lm.device),
@@ -146,11 +148,45 @@ def _run(
             pad_token_id=lm.pad_id,
         ),
         logits_processor=LogitsProcessorList([] if p_r_BK is None else [MixtureProcessor(p_r_BK)]),
-        stopping_criteria=StoppingCriteriaList(criteria),
+        stopping_criteria=_criteria(lm, stop_newline, stop, width),  # and EOS
     )
     lm.last_num_tokens += output_BT.numel()
     new_ids: list[list[int]] = output_BT[:, width:].tolist()
     return new_ids
+
+
+def _run_behind(
+    prefix: Prefix,
+    rows: list[Sequence[int]],
+    p_r_BK: Tensor | None,
+    max_new_tokens: int,
+    stop_newline: bool,
+    stop: Sequence[str],
+) -> list[list[int]]:
+    """As `_run`, behind kept prompts; a row that has ended is not computed any more."""
+    lm = prefix.lm
+    criteria = _criteria(lm, stop_newline, stop, width=0)
+    criteria.append(EosTokenCriteria(lm.eos_id))
+
+    def pick(logits_RV: Tensor, number_R: Tensor) -> Tensor:
+        if p_r_BK is not None:
+            group = p_r_BK.shape[1]  # a group's rows end together
+            logits_RV = MixtureProcessor(p_r_BK[number_R[::group] // group])(number_R, logits_RV)
+        return logits_RV.argmax(-1)
+
+    return prefix.decode(rows, max_new_tokens=max_new_tokens, pick=pick, ended=criteria)
+
+
+def _criteria(
+    lm: CausalLM, stop_newline: bool, stop: Sequence[str], width: int
+) -> StoppingCriteriaList:
+    """What ends a row beside EOS; `width` are the prompt's columns among the ids it will see."""
+    criteria = StoppingCriteriaList()
+    if stop_newline and lm.newline_ids:
+        criteria.append(NewlineCriteria(lm.newline_ids, lm.device))
+    if stop:
+        criteria.append(TextCriteria(stop, lm.tokenizer, width))
+    return criteria
 
 
 def _weights(

@@ -30,10 +30,11 @@ from radit_ray.models.batches import (
 
 if TYPE_CHECKING:
     from radit_ray.models.causal_lm import CausalLM
+    from radit_ray.models.prefix import Prefix
 
 # an example's prompts, and the answers that stand behind each of them
 Group = tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]
-_SCORE_ROWS = 1024  # answer tokens per fp32 log-softmax: 0.5 GB at a vocabulary of 128k
+SCORE_ROWS = 1024  # answer tokens per fp32 log-softmax: 0.5 GB at a vocabulary of 128k
 
 
 @torch.inference_mode()
@@ -43,18 +44,23 @@ def answer_logprobs(
     answers: Sequence[Sequence[int]],
     *,
     batch_tokens: int = 8192,
+    prefix: Prefix | None = None,
 ) -> NDArray[np.float32]:
     """log p_LM(answer | prompt) in nats, (B,): the SUM over the answer's tokens, fp32
     log-softmax.
 
-    Pairs with the same prompt share its computation where the model allows. Rows are batched by
-    length under `batch_tokens` (rows * longest row) and come back in the order given.
+    Pairs with the same prompt share its computation where the model allows; prompts of a `prefix`
+    are not computed at all. Rows are batched by length under `batch_tokens` (rows * longest row)
+    and come back in the order given.
     """
     pairs: list[Pair] = list(zip(prompts, answers, strict=True))
     _check_context(lm, max((len(prompt) + len(answer) for prompt, answer in pairs), default=0))
     logprob_B = np.zeros(len(pairs), dtype=np.float32)
     lm.last_num_tokens = 0
     rows = _rows(lm, pairs)
+    if prefix is not None:
+        _score_behind(prefix, pairs, rows, logprob_B, batch_tokens)
+        return logprob_B
     shared = [row for row in rows if len(row) > 1]
     for kind in (shared, [row for row in rows if len(row) == 1]):
         lengths = [
@@ -73,6 +79,27 @@ def answer_logprobs(
             numbers = [number for row in chosen for number in row]
             logprob_B[numbers] = _sums(lm, batch, len(numbers))
     return logprob_B
+
+
+def _score_behind(
+    prefix: Prefix,
+    pairs: list[Pair],
+    rows: list[list[int]],
+    logprob_B: NDArray[np.float32],
+    batch_tokens: int,
+) -> None:
+    """Fills in the log-probs of pairs whose prompts are kept; only answers count as length, and the
+    head runs at each of their tokens.
+    """
+    lengths = [sum(len(pairs[number][1]) for number in row) for row in rows]
+    budget = min(SCORE_ROWS, on_device(batch_tokens, prefix.lm.device))
+    for bucket in length_buckets(lengths, budget):
+        chosen = [rows[place] for place in bucket]
+        numbers = [number for row in chosen for number in row]
+        logprob_B[numbers] = prefix.logprobs(
+            [pairs[row[0]][0] for row in chosen],
+            [[pairs[number][1] for number in row] for row in chosen],
+        )
 
 
 @torch.inference_mode()
@@ -156,11 +183,11 @@ def _mixed(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """(log-prob, greedy) of the U answers of these sizes that make up T."""
     logprobs, hits = [], []
-    step = max(1, _SCORE_ROWS // len(p_r_K))  # slices, as in _token_logprobs
+    step = max(1, SCORE_ROWS // len(p_r_K))  # slices, as in token_logprobs
     for logits, target in zip(
         torch.split(logits_KTV, step, 1), torch.split(target_T, step), strict=True
     ):
-        flat = _token_logprobs(logits.flatten(0, 1), target.repeat(len(p_r_K)))
+        flat = token_logprobs(logits.flatten(0, 1), target.repeat(len(p_r_K)))
         logprobs.append(flat.view(len(p_r_K), -1))
         hits.append(mix_tokens(logits.transpose(0, 1), p_r_K).argmax(-1) == target)
     logprob_KT, hit_T = torch.cat(logprobs, 1), torch.cat(hits)
@@ -200,19 +227,19 @@ def _sums(lm: CausalLM, batch: Batch, num: int) -> NDArray[np.float32]:
     lm.last_num_tokens += batch.num_tokens
     logits_NV, target_N, owner_N = answer_logits(lm, batch, logits_to_keep=lm.logits_to_keep)
     sums = torch.zeros(num, dtype=torch.float32, device=lm.device)
-    sums.index_add_(0, owner_N, _token_logprobs(logits_NV, target_N))
+    sums.index_add_(0, owner_N, token_logprobs(logits_NV, target_N))
     result: NDArray[np.float32] = sums.cpu().numpy()
     return result
 
 
-def _token_logprobs(logits_NV: Tensor, target_N: Tensor) -> Tensor:
+def token_logprobs(logits_NV: Tensor, target_N: Tensor) -> Tensor:
     """log softmax at the targets, (N,) fp32; in slices, so that an fp32 copy of all logits never
     exists at once.
     """
     parts = [
         -nn.functional.cross_entropy(logits.float(), target, reduction="none")
         for logits, target in zip(
-            torch.split(logits_NV, _SCORE_ROWS), torch.split(target_N, _SCORE_ROWS), strict=True
+            torch.split(logits_NV, SCORE_ROWS), torch.split(target_N, SCORE_ROWS), strict=True
         )
     ]
     return torch.cat(parts)

@@ -39,7 +39,7 @@ from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.engines.variants import Variant, check_variant
 from radit_ray.models.causal_lm import CausalLM
 
-VERSION = 5
+VERSION = 6
 RANKED_BY = ("retrieve", "challenge")  # whose artifacts hold ranked rows with questions
 
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import documents, questions
+from tiny import LM_KINDS, documents, questions, tiny_lm
 
 from radit_ray.core.errors import InputError
 from radit_ray.core.metrics import rouge_l
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import PREDICTION, answer_batch, answer_depths
-from radit_ray.engines.variants import Variant, check_variant, fit_prompts
+from radit_ray.engines.variants import ENSEMBLES, Variant, check_variant, fit_prompts
+from radit_ray.models import prefix
 from radit_ray.models.causal_lm import CausalLM
 
 T_R = 0.2
@@ -58,7 +60,7 @@ def prompt_ids(lm: CausalLM, row: dict[str, Any], background: str) -> list[int]:
     pieces = [f"Background: {background}\n\n"] if background else []
     pieces.append(f"Q: {row['question']}\nA:")
     encoded = [lm.tokenizer(p, add_special_tokens=False)["input_ids"] for p in pieces]
-    return [lm.tokenizer.bos_token_id, *(i for ids in encoded for i in ids)]
+    return [*lm.bos_ids, *(i for ids in encoded for i in ids)]
 
 
 def backgrounds(row: dict[str, Any], k: int) -> list[str]:
@@ -89,7 +91,7 @@ def decode(lm: CausalLM, prompts: list[list[int]], weights: list[float]) -> str:
         if token == lm.eos_id or "\n" in lm.tokenizer.decode([token]):
             break
         made.append(token)
-    return lm.tokenizer.decode(made, skip_special_tokens=True).split("\n")[0].strip()
+    return lm.text(made).split("\n")[0].strip()
 
 
 def slow_answers(lm: CausalLM, row: dict[str, Any], k: int) -> dict[str, Any]:
@@ -156,6 +158,78 @@ def test_answers_equals_the_slow_loop_on_every_question(lm: CausalLM, k: int) ->
         ]
         assert prediction["chunk_logprobs"] == pytest.approx(expected, abs=CLOSE)
     assert several > NUM_QUESTIONS / 2 if k > 1 else not several  # else nothing was weighed
+
+
+@pytest.mark.parametrize("kind", LM_KINDS)
+def test_every_kind_of_lm_computes_a_prompt_once_and_answers_as_the_slow_loop(
+    tmp_path: Path, kind: str
+) -> None:
+    """Prompts of very different lengths among them, and a question without any chunk."""
+    lm = CausalLM.load(tiny_lm(tmp_path, shape=kind))
+    assert lm.prefix_bytes
+    rows = [ranked_row(n, k=k) for n, k in enumerate((3, 3, 2, 0))]
+    rows[1]["texts"] = ["Anna.", rows[1]["texts"][1] * 2, rows[1]["texts"][2]]
+    for row, prediction in zip(rows, run(lm, rows, k=3), strict=True):
+        shown = len(row["texts"])
+        if shown > 1:
+            slow = slow_answers(lm, row, 3)
+            assert prediction["chunk_answers"] == slow["alone"]
+            best = max(slow["scores"], key=lambda a: slow["scores"][a], default="")
+            assert prediction["prediction"] == best
+        assert prediction["nll"] == pytest.approx(slow_nll(lm, row, shown), abs=CLOSE)
+    for row, prediction in zip(rows, run(lm, rows, k=3, ensemble="tokens"), strict=True):
+        prompts = [prompt_ids(lm, row, text) for text in backgrounds(row, 3) or [""]]
+        weights = p_r(row, 3) if row["texts"] else [1.0]
+        assert prediction["prediction"] == decode(lm, prompts, weights)
+    for row, prediction in zip(rows, run(lm, rows, k=2, ensemble="concat"), strict=True):
+        if not prediction["num_truncated"]:
+            prompt = prompt_ids(lm, row, "\n".join(backgrounds(row, 2)))
+            assert prediction["prediction"] == decode(lm, [prompt], [1.0])
+
+
+@pytest.mark.parametrize("kind", LM_KINDS)
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_an_lm_that_cannot_keep_prompts_answers_the_same(
+    tmp_path: Path, kind: str, ensemble: str
+) -> None:
+    """Choices and free answers in one batch, several k; a candidate longer than its room."""
+    lm = CausalLM.load(tiny_lm(tmp_path, shape=kind))
+    rows = [ranked_row(n, k=3) for n in range(4)] + [choice_row(0)]
+    rows[0]["texts"] = [" ".join(rows[0]["texts"]) * 2] * 3  # fills the context
+    variant = Variant(ensemble=ensemble, max_new_tokens=20, k=3)
+    ks = [3] if ensemble == "concat" else [1, 2, 3]
+    kept, tokens = answer_depths(lm, rows, variant, ks, t_r=T_R)
+    lm.prefix_bytes = 0
+    plain, more = answer_depths(lm, rows, variant, ks, t_r=T_R)
+    assert tokens < 0.9 * more
+    for k in ks:
+        for one, other in zip(kept[k], plain[k], strict=True):
+            for name, value in other.items():
+                if name in ("candidate_logprobs", "chunk_logprobs", "nll"):
+                    assert one[name] == pytest.approx(value, abs=CLOSE), (k, name)
+                else:
+                    assert one[name] == value, (k, name)
+
+
+def test_prompts_beyond_the_memory_bound_are_split_or_computed_the_plain_way(
+    lm: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [ranked_row(n) for n in range(4)]
+    rows[0]["texts"] = [text * 2 for text in rows[0]["texts"]]
+    variant = Variant(k=3, max_new_tokens=NEW)
+    expected, _ = answer_batch(lm, rows, variant, t_r=T_R)
+    sizes = [
+        3 * max(len(prompt_ids(lm, row, text)) for text in backgrounds(row, 3)) for row in rows
+    ]
+    used = []
+    for tokens in (max(sizes), max(sizes[1:]), 1):
+        monkeypatch.setattr(prefix, "MAX_BYTES", tokens * lm.prefix_bytes)
+        found, num = answer_batch(lm, rows, variant, t_r=T_R)
+        used.append(num)
+        for one, other in zip(found, expected, strict=True):
+            assert one["chunk_answers"] == other["chunk_answers"]
+            assert one["nll"] == pytest.approx(other["nll"], abs=CLOSE)
+    assert used[0] < used[1] < used[2]  # one by one; the first the plain way; all of them
 
 
 def test_max_answers_keeps_those_with_most_weight(lm: CausalLM) -> None:
