@@ -312,6 +312,7 @@ class CausalLM:
         group_size: int = 1,
         log_p_r: Tensor | NDArray[np.float32] | None = None,
         batch_tokens: int = 8192,
+        streamer: Any = None,
     ) -> list[list[int]]:
         """Greedy continuations, cut before EOS (and before the first newline); see
         `generation.greedy`.
@@ -325,6 +326,7 @@ class CausalLM:
             group_size=group_size,
             log_p_r=log_p_r,
             batch_tokens=batch_tokens,
+            streamer=streamer,
         )
 
     @property

@@ -83,13 +83,15 @@ def greedy(
     group_size: int = 1,
     log_p_r: Tensor | NDArray[np.float32] | None = None,
     batch_tokens: int = 8192,
+    streamer: Any = None,
 ) -> list[list[int]]:
     """One continuation per example, cut before EOS (and before the token with the first newline).
 
     prompts: B * group_size id lists, an example's K prompts in a row. log_p_r (B, K), nats: weights
     of the K prompts; needed where group_size > 1 (Eq. 2 per token, EOS in the mixture); minus
     infinity leaves a prompt out. stop: strings that end a continuation; they stay in it, for the
-    caller to cut the text. Groups are never split over batches; batches hold rows * (longest
+    caller to cut the text. streamer: a transformers one, for a single example; it gets the newest
+    ids of all rows at each step. Groups are never split over batches; batches hold rows * (longest
     prompt + max_new_tokens) <= batch_tokens, at least one group.
     """
     p_r_BK = _weights(log_p_r, len(prompts), group_size)
@@ -109,7 +111,7 @@ def greedy(
     for batch in length_buckets([length * group_size for length in lengths], batch_tokens):
         rows = [prompt for example in batch for prompt in groups[example]]
         weights = None if p_r_BK is None else p_r_BK[batch].to(lm.device)
-        new_ids = _run(lm, rows, weights, max_new_tokens, stop_newline, stop)
+        new_ids = _run(lm, rows, weights, max_new_tokens, stop_newline, stop, streamer)
         for position, example in enumerate(batch):
             results[example] = _cut(lm, new_ids[position * group_size], stop_newline)
     return results
@@ -122,6 +124,7 @@ def _run(
     max_new_tokens: int,
     stop_newline: bool,
     stop: Sequence[str],
+    streamer: Any,
 ) -> list[list[int]]:
     """New ids per row (padded with pad_id after the row's end) of one `generate` call."""
     width = max(map(len, rows))
@@ -147,6 +150,7 @@ def _run(
         ),
         logits_processor=LogitsProcessorList([] if p_r_BK is None else [MixtureProcessor(p_r_BK)]),
         stopping_criteria=StoppingCriteriaList(criteria),
+        streamer=streamer,
     )
     lm.last_num_tokens += output_BT.numel()
     new_ids: list[list[int]] = output_BT[:, width:].tolist()
