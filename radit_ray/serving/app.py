@@ -22,6 +22,7 @@ from radit_ray.serving import openai
 from radit_ray.serving.evaluating import Evaluator
 from radit_ray.serving.limits import Guard, Refused
 from radit_ray.serving.schemas import (
+    MAX_K,
     Answer,
     AnswerRequest,
     ChatRequest,
@@ -60,7 +61,14 @@ HINTS = {
     "best_of": "decoding is greedy, so there is one answer; leave it out",
     "frequency_penalty": "decoding is greedy; leave it out or set 0",
     "presence_penalty": "decoding is greedy; leave it out or set 0",
-    "k": "for no chunks at all ask a variant without retrieval, such as closed-book",
+    "k": f"1 to {MAX_K} are allowed; a variant without retrieval, such as closed-book, uses none",
+}
+MESSAGES = {
+    "extra_forbidden": "unknown field; leave it out",
+    "missing": "is missing; add it",
+    "string_pattern_mismatch": "expected some text without control characters alone or a NUL",
+    "string_too_short": "is empty; give some text",
+    "model_attributes_type": "expected a JSON object, with content-type: application/json",
 }
 
 
@@ -226,6 +234,8 @@ def _errors(app: FastAPI) -> None:
     async def other(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Refused):
             return respond(error)
+        if error.status_code == 400:
+            return respond(Refused(422, "the body is no JSON in UTF-8; send a JSON object"))
         response = respond(
             Refused(
                 error.status_code,
@@ -242,16 +252,19 @@ def _errors(app: FastAPI) -> None:
 
 
 def _wrong_field(error: RequestValidationError) -> Refused:
-    """The first thing that is wrong, without the value: it may be long, or private."""
+    """The first thing that is wrong, with its value where that is a number: text may be long, or
+    private.
+    """
     first = error.errors()[0]
+    kind = first["type"]
     place = [str(part) for part in first["loc"] if part != "body"]
-    if first["type"] == "json_invalid":
-        return Refused(
-            422, f"the body is no JSON ({first['ctx']['error']} at character {place[0]})"
-        )
+    if kind == "json_invalid":
+        why = f"{first['ctx']['error']} at character {place[0]}"
+        return Refused(422, f"the body is no JSON ({why}); send a JSON object")
+    message = MESSAGES.get(kind) or first["msg"].replace("Input should be", "expected")
+    if isinstance(first["input"], int | float):
+        message = f"got {first['input']}, {message}"
     name = next(iter(place), "")
-    hint = HINTS.get(name, "")
-    allowed = first["type"] == "extra_forbidden"
-    message = "unknown field; leave it out" if allowed else first["msg"]
+    hint = HINTS.get(name, "") if kind in ("greater_than_equal", "less_than_equal") else ""
     where = ".".join(place) or "the body"
-    return Refused(422, f"{where}: {message}{f' ({hint})' if hint else ''}", param=name or None)
+    return Refused(422, f"{where}: {message}{f'; {hint}' if hint else ''}", param=name or None)

@@ -25,10 +25,10 @@ CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 def serve_run(config: ServeConfig, *, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serves a run at an address, and returns when a signal has stopped it."""
     check_address(host, port, config)
-    from radit_ray.serving.gateway import variants_of
-
-    names = variants_of(config)
     from radit_ray.engines.connect import connect
+    from radit_ray.serving.gateway import application, variants_of
+
+    names, bound = variants_of(config), application(config)
 
     stop = threading.Event()
     connect()
@@ -37,7 +37,7 @@ def serve_run(config: ServeConfig, *, host: str = "127.0.0.1", port: int = 8000)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     _say(f"loading {', '.join(names)} of {config.run}")
     try:
-        handle = _start(config, host, port)
+        handle = _start(bound, config, host, port)
         shown = f"[{host}]" if ":" in host else host
         print(
             f"radit: http://{shown}:{port}/ answers; Ctrl-C stops it", file=sys.stderr, flush=True
@@ -75,10 +75,8 @@ def check_address(host: str, port: int, config: ServeConfig) -> None:
             ) from None
 
 
-def _start(config: ServeConfig, host: str, port: int) -> Any:
+def _start(bound: Any, config: ServeConfig, host: str, port: int) -> Any:
     from ray import serve
-
-    from radit_ray.serving.gateway import application
 
     if _is_running():
         raise InputError(
@@ -93,7 +91,7 @@ def _start(config: ServeConfig, host: str, port: int) -> Any:
             "request_timeout_s": config.limits.evaluate_s + config.limits.request_s,
         },
     )
-    return serve.run(application(config), name=NAME, route_prefix="/")
+    return serve.run(bound, name=NAME, route_prefix="/")
 
 
 def _is_running() -> bool:
