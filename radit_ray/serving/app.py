@@ -41,6 +41,7 @@ FILES = {  # of the page: no name from a request is ever opened
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "docs.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": text}

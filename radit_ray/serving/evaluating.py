@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pyarrow as pa
@@ -44,12 +44,17 @@ class Evaluator:
         """Names for `task`: the run's own questions (split eval), then known sets below the data
         folder. The name chooses one of these; nothing else is opened.
         """
-        own: dict[str, int] = {}
-        for row in self._own_rows():
-            own[row["task"]] = own.get(row["task"], 0) + 1
-        found = [{"name": name, "questions": number} for name, number in own.items()]
+        own: dict[str, list[str]] = {}
+        for row in self._own:
+            own.setdefault(row["task"], []).append(row["question"])
+        found: list[dict[str, Any]] = [
+            {"name": name, "questions": len(asked), "example": asked[0]}
+            for name, asked in own.items()
+        ]
         known = [name for name, task in TASKS.items() if local_files(task, task.split)]
-        return found + [{"name": name, "questions": None} for name in known if name not in own]
+        return found + [
+            {"name": name, "questions": None, "example": ""} for name in known if name not in own
+        ]
 
     async def run(self, asked: EvaluateRequest) -> AsyncGenerator[dict[str, Any]]:
         """Progress and, at last, the result; whoever stops reading ends it."""
@@ -146,27 +151,15 @@ class Evaluator:
         if asked.task not in names:
             hint = nearest(asked.task, names)
             raise Refused(404, f"no task {asked.task!r}{hint}", param="task")
-        own = [row for row in self._own_rows() if row["task"] == asked.task]
+        own = [row for row in self._own if row["task"] == asked.task]
         rows = own or read_examples(f"{PREFIX}{TASKS[asked.task].name}@{asked.limit}")
         chosen = sorted(rows, key=lambda row: seeded_order(SEED, row["id"]))[: asked.limit]
-        return [_scorable(row) for row in chosen]
-
-    @functools.cached_property
-    def _files(self) -> list[str]:
-        """Shards of the ranked rows that the run's variants were evaluated on."""
-        ranked = resolve_link(next(iter(self.service.served.values())).ranked)
-        return [join(ranked, name) for name in shard_names(ranked)]
-
-    def _own_rows(self) -> Iterable[Row]:
-        return self._own
+        return chosen
 
     @functools.cached_property
     def _own(self) -> list[Row]:
-        """The run's own questions of split eval, without their chunks."""
-        tables = [read_shard(file, EXAMPLE.names) for file in self._files]
+        """The questions of split eval that the run's variants were evaluated on, without chunks."""
+        ranked = resolve_link(next(iter(self.service.served.values())).ranked)
+        tables = [read_shard(join(ranked, name), EXAMPLE.names) for name in shard_names(ranked)]
         rows = pa.concat_tables(tables).to_pylist() if tables else []
         return [row for row in rows if row["split"] == "eval"]
-
-
-def _scorable(row: Row) -> Row:
-    return {name: row[name] for name in EXAMPLE.names}
