@@ -1,7 +1,7 @@
 """POST /v1/evaluate: variants measured on a sample, with progress.
 
 In: a task's name or some examples. Out: events, the last one with what `results.json` of a run
-holds: metrics with intervals by variant, and paired contrasts of each with the first.
+holds: metrics with intervals by variant, and paired contrasts of the first with each other one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from radit_ray.core.errors import nearest
 from radit_ray.core.templates import retrieval_query
-from radit_ray.data.artifacts import read_shard, resolve_link, shard_names
+from radit_ray.data.artifacts import read_shard, resolve_link, run_record, shard_names
 from radit_ray.data.examples import read_examples
 from radit_ray.data.rows import EXAMPLE, example_row, seeded_order
 from radit_ray.data.storage import join
@@ -44,12 +44,16 @@ class Evaluator:
         """Names for `task`: the run's own questions (split eval), then known sets below the data
         folder. The name chooses one of these; nothing else is opened.
         """
-        own: dict[str, list[str]] = {}
+        # those that the run's results are about come first
+        recipe = run_record(self.service.config.run).get("recipe", {})
+        first = recipe.get("evaluate", {}).get("tasks", ())
+        own: dict[str, list[str]] = {name: [] for name in first}
         for row in self._own:
             own.setdefault(row["task"], []).append(row["question"])
         found: list[dict[str, Any]] = [
             {"name": name, "questions": len(asked), "example": asked[0]}
             for name, asked in own.items()
+            if asked
         ]
         known = [name for name, task in TASKS.items() if local_files(task, task.split)]
         return found + [
@@ -116,7 +120,7 @@ class Evaluator:
 
     async def _result(self, served: list[Served], tables: dict[str, Any]) -> dict[str, Any]:
         names = [one.variant.name for one in served]
-        contrasts = [f"{name}-minus-{names[0]}" for name in names[1:]]
+        contrasts = [f"{names[0]}-minus-{name}" for name in names[1:]]
         found = await asyncio.to_thread(
             measure, tables, contrasts=contrasts, num_samples=BOOTSTRAP, seed=SEED
         )

@@ -248,14 +248,15 @@ function drawResult(result, names) {
 }
 
 function chart(names, cell, title) {
-  const left = 150, width = 640, line = 30, room = width - left - 60;
+  const width = Math.min(640, byId("results").clientWidth); // so that a narrow one keeps its letters
+  const left = Math.min(150, width / 3), line = 30, room = width - left - 60;
   const height = names.length * line;
-  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
+  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": title });
   for (const [row, name] of names.entries()) {
     const { value, low, high } = cell(name);
     const middle = row * line + line / 2;
     svg.append(
-      drawn("text", { x: 0, y: middle + 4 }, name.slice(0, 20)),
+      drawn("text", { x: 0, y: middle + 4 }, name.slice(0, Math.floor(left / 7))),
       drawn("rect", { class: "track", x: left, y: middle - 9, width: room, height: 18 }),
       drawn("rect", { class: "value", x: left, y: middle - 9, width: value * room, height: 18 }),
       drawn("line", { class: "whisker", x1: left + low * room, x2: left + high * room, y1: middle, y2: middle }),
@@ -275,7 +276,7 @@ function contrasts(result) {
         element("td", {}, metric), element("td", { class: "number" }, signed(diff)),
         element("td", { class: "number" }, `${signed(low)} … ${signed(high)}`));
     }));
-  return table(["variants", "metric", "difference", "95% interval"], rows);
+  return table(["variants", "metric", "difference", "95% interval"], rows, 2);
 }
 
 function questionTable(result, names) {
@@ -286,8 +287,9 @@ function questionTable(result, names) {
   return table(["question", "right answer", ...names], rows);
 }
 
-function table(heads, rows) {
-  const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
+function table(heads, rows, words = heads.length) { // columns from `words` on hold numbers
+  const head = element("tr", {}, ...heads.map((text, place) =>
+    element("th", { scope: "col", ...(place < words ? {} : { class: "number" }) }, text)));
   const made = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": heads.join(", ") }, made);
 }
