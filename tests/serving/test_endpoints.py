@@ -1,5 +1,6 @@
-"""Contract of the endpoints on a real Ray Serve: what comes over HTTP is what the same call gives in
-this process; variants share what is equal; bad input gets the right status and says what to change.
+"""Contract of the endpoints on a real Ray Serve: what comes over HTTP is what the same call gives
+in this process; variants share what is equal; bad input gets the right status and says what to
+change.
 """
 
 from __future__ import annotations
@@ -262,7 +263,7 @@ def test_the_official_client_works_unchanged(served: Client, opened: Opened) -> 
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=f"{served.base}/v1", api_key="none", max_retries=0)
     with client:
-        assert [model.id for model in client.models.list()][0] == "replug"
+        assert next(iter(client.models.list())).id == "replug"
         asked = {"model": "replug", "prompt": PROMPT, "max_tokens": 5, "temperature": 0}
         whole = client.completions.create(**asked)
         ids = opened.lm.encode(PROMPT)
