@@ -45,6 +45,7 @@ start here
                    your own documents, questions and models, in one command
   radit ask RUN "question"
                    ask a finished run, and see which chunks it answered from
+  radit serve RUN  the same as a page and as HTTP endpoints, on 127.0.0.1:8000
 
 whole runs
   radit run RECIPE every stage in order: demo, own, squad_open, paper, paper-literal
@@ -155,6 +156,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "demo": lambda rest: _run(["demo", *rest]),
         "run": _run,
         "ask": results.ask,
+        "serve": lambda rest: results.serve(_joined(rest, "--variant")),
         "report": results.report,
         "challenge": results.challenge,
         "predictions": results.predictions,

@@ -31,6 +31,40 @@ def ask(arguments: Sequence[str]) -> None:
     commands.ask(args.run, args.question, variant=args.variant, as_json=args.json)
 
 
+def serve(arguments: Sequence[str]) -> None:
+    """`radit serve RUN [--variant A B] [--host H] [--port P] [--token-file FILE]`."""
+    from radit_ray.serving.config import Limits, Scale, ServeConfig
+
+    plain = ServeConfig(run="")
+    variants = "those to load, the first one answers by default; none = radit beside replug"
+    token = "a file with the bearer token; without it only this machine may ask"
+    fields: list[Any] = [
+        ("run", word("folder of a finished run")),
+        ("variant", option(tuple[str, ...], variants), ()),
+        ("host", option(str, "address to listen at; another one needs --token-file"), "127.0.0.1"),
+        ("port", option(int, "port to listen at"), 8000),
+        ("token_file", option(str, token), ""),
+        ("retriever", option(Scale, "size of each query encoder"), plain.retriever),
+        ("shards", option(Scale, "size of each index shard"), plain.shards),
+        ("lm", option(Scale, "size of each LM"), plain.lm),
+        ("limits", option(Limits, "how much at once and how long"), plain.limits),
+        ("precision", option(str, "of the LMs: auto, fp32, bf16"), plain.precision),
+        ("threads", option(int, "of a model on a CPU; 0 = the node's CPUs / LMs"), plain.threads),
+        ("max_batch", option(int, "requests that a model takes at once"), plain.max_batch),
+        ("batch_tokens", option(int, "tokens of one forward pass"), plain.batch_tokens),
+    ]
+    about = "Serves a finished run: a page at /, the endpoints at /docs. docs/serving.md."
+    kind = dataclasses.make_dataclass("ServeArgs", fields, kw_only=True, frozen=True)
+    args = parse(kind, arguments, "radit serve", about)
+    from radit_ray.serving.command import serve_run
+
+    same = ("run", "token_file", "retriever", "shards", "lm", "limits")
+    same += ("precision", "threads", "max_batch", "batch_tokens")
+    names = tuple(name for word in args.variant for name in word.split(",") if name)
+    config = ServeConfig(variants=names, **{name: getattr(args, name) for name in same})
+    serve_run(config, host=args.host, port=args.port)
+
+
 def report(arguments: Sequence[str]) -> None:
     """`radit report DIR`."""
     from radit_ray import commands

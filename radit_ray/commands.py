@@ -62,6 +62,7 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
     print(page)
     if results["variants"]:
         print(f'ask it: radit ask {output} "your question"')
+        print(f"or on a page: radit serve {output}")
     else:
         print(f"the tuned retriever: {output}/r-ft/retriever (sentence-transformers)")
 

@@ -17,7 +17,7 @@ from radit_ray.engines.connect import quiet
 from radit_ray.engines.ranking import query_encoder, rank
 from radit_ray.engines.references import local_model
 from radit_ray.engines.sharded_index import ShardedIndex
-from radit_ray.engines.variants import Variant
+from radit_ray.engines.variants import Row, Variant
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.lexical import Words
@@ -33,35 +33,70 @@ class Opened:
     index: ShardedIndex
 
 
-def open_variant(run: str, name: str, *, device: str = "cpu", lm_precision: str = "fp32") -> Opened:
-    """LM, query encoder and index of a variant, as run.json names them; index shards in this
-    process.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a variant of a run is made of: names and paths that can be opened; `variant.lm` is the
+    LM's, `variant.t_r` is resolved.
+    """
+
+    variant: Variant
+    query_encoder: str
+    preset: str
+    index: str
+    nprobe: int
+    ranked: str  # ranked rows it was evaluated on
+
+
+def variant_parts(run: str, name: str) -> Parts:
+    """A variant as run.json names it.
 
     InputError where `run` is no finished run or has no such variant, or where that one needs
     demonstrations.
     """
-    quiet()
     variants = run_record(run)["variants"]
     if name not in variants:
         raise InputError(f"run {run} has no variant {name!r}{nearest(name, variants)}")
     made = variants[name]
     if made["shots"]:
         raise InputError(f"variant {name!r} answers with demonstrations; use another variant")
-    path = {part: inside_run(run, made[part]) for part in ("lm", "query_encoder", "index")}
     fields = ("k", "ensemble", "t_r", "template", "max_new_tokens", "max_answers", "eos_token")
+    chosen = {field: made[field] for field in fields}
+    return Parts(
+        variant=Variant(name=name, lm=inside_run(run, made["lm"]), **chosen),
+        query_encoder=inside_run(run, made["query_encoder"]),
+        preset=made["preset"],
+        index=inside_run(run, made["index"]),
+        nprobe=made["nprobe"],
+        ranked=inside_run(run, made["ranked"]),
+    )
+
+
+def open_variant(run: str, name: str, *, device: str = "cpu", lm_precision: str = "fp32") -> Opened:
+    """LM, query encoder and index of a variant; index shards in this process. InputError as
+    `variant_parts`.
+    """
+    quiet()
+    parts = variant_parts(run, name)
     return Opened(
-        variant=Variant(name=name, lm=path["lm"], **{field: made[field] for field in fields}),
-        index=ShardedIndex.open(path["index"], nprobe=made["nprobe"], remote=False),
+        variant=parts.variant,
+        index=ShardedIndex.open(parts.index, nprobe=parts.nprobe, remote=False),
         encoder=query_encoder(
-            path["query_encoder"], preset=made["preset"], device=device, separate=False
+            parts.query_encoder, preset=parts.preset, device=device, separate=False
         ),
         lm=CausalLM.load(
-            local_model(path["lm"]),
+            local_model(parts.variant.lm),
             precision=lm_precision,
             device=device,
-            eos_token=made["eos_token"],
+            eos_token=parts.variant.eos_token,
         ),
     )
+
+
+def question_row(question: str) -> Row:
+    """An example row that only asks: its answer is not known, and the row needs one to be
+    complete.
+    """
+    return example_row({"id": "ask", "question": question, "answers": ["unknown"], "split": "eval"})
 
 
 def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
@@ -73,8 +108,7 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
         raise InputError("the question is empty; give some text")
     opened = open_variant(run, variant)
     chosen = opened.variant
-    # an answer is not known: the row only needs one to be complete
-    row = example_row({"id": "ask", "question": question, "answers": ["unknown"], "split": "eval"})
+    row = question_row(question)
     ranked = rank([row], opened.encoder, opened.index, k=max(1, chosen.k))
     predictions, _ = answer_batch(opened.lm, ranked, chosen, t_r=chosen.t_r)
     if predictions[0]["num_question_cut"]:

@@ -24,7 +24,7 @@ from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import unique_answers
 from radit_ray.engines.asking import Opened
 from radit_ray.engines.ranking import rank
-from radit_ray.engines.variants import chunks_used, weights_of
+from radit_ray.engines.variants import Row, Variant, chunks_used, weights_of
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.scoring import mixture_logprobs
@@ -120,18 +120,52 @@ def continuations(
     query: str = "question",
     batch_tokens: int = 16384,
 ) -> list[str]:
-    """A greedy text for each context, cut before the first of the `until` strings: decoded from the
-    mixture of its prompts (`tokens`), or from each of them, and then the one that is most probable
-    under all (`answers`).
+    """A greedy text for each context, cut before the first of the `until` strings; see
+    `continue_texts`.
     """
     lm = opened.lm
     shown = retrieve(opened, contexts, query=query, batch_tokens=batch_tokens)
+    found = continue_texts(
+        lm,
+        opened.variant,
+        [lm.encode(context) for context in contexts],
+        shown,
+        max_new_tokens=max_new_tokens,
+        until=until,
+        batch_tokens=batch_tokens,
+    )
+    return [one.text for one in found]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """A text that was written behind a context."""
+
+    text: str
+    ids: list[int]  # of the text; the last one may reach beyond it
+    ended: bool  # by EOS or a string of `until`, not by the number of tokens
+
+
+def continue_texts(
+    lm: CausalLM,
+    variant: Variant,
+    contexts: Sequence[list[int]],
+    shown: Sequence[Shown],
+    *,
+    max_new_tokens: int,
+    until: Sequence[str] = (),
+    batch_tokens: int = 16384,
+) -> list[Continuation]:
+    """A greedy text behind each context (ids), cut before the first of the `until` strings: decoded
+    from the mixture of its prompts (`tokens`), or from each of them, and then the one that is most
+    probable under all (`answers`).
+    """
     prompts = [
-        fit_prompts(lm, s, lm.encode(context), room=max_new_tokens)
+        fit_prompts(lm, s, context, room=max_new_tokens)
         for s, context in zip(shown, contexts, strict=True)
     ]
-    mixed = opened.variant.ensemble == "tokens"
-    texts: list[list[str]] = [[] for _ in contexts]
+    mixed = variant.ensemble == "tokens"
+    written: list[list[Continuation]] = [[] for _ in contexts]
     for count in sorted({len(own) for own in prompts}):
         numbers = [i for i, own in enumerate(prompts) if len(own) == count]
         found = lm.generate(
@@ -143,11 +177,30 @@ def continuations(
             log_p_r=torch.from_numpy(np.stack([shown[i].p_r_K for i in numbers])).log(),
             batch_tokens=batch_tokens,
         )
-        decoded = [_cut(raw_text(lm, ids), until) for ids in found]
+        decoded = [
+            continuation(lm, ids, max_new_tokens=max_new_tokens, until=until) for ids in found
+        ]
         own = 1 if mixed else count
         for place, i in enumerate(numbers):
-            texts[i] = decoded[place * own : (place + 1) * own]
-    return _best(opened, texts, prompts, shown, batch_tokens)
+            written[i] = decoded[place * own : (place + 1) * own]
+    texts = [[one.text for one in own] for own in written]
+    best = _best(lm, variant, texts, prompts, shown, batch_tokens)
+    return [
+        next(one for one in own if one.text == text)
+        for own, text in zip(written, best, strict=True)
+    ]
+
+
+def continuation(
+    lm: CausalLM, ids: list[int], *, max_new_tokens: int, until: Sequence[str] = ()
+) -> Continuation:
+    """What new ids say, up to the first string that ends them."""
+    whole = raw_text(lm, ids)
+    text = whole[: min((whole.find(end) for end in until if end in whole), default=len(whole))]
+    ended = len(text) < len(whole) or len(ids) < max_new_tokens
+    if len(text) < len(whole):
+        ids = next(ids[:n] for n in range(len(ids) + 1) if len(raw_text(lm, ids[:n])) >= len(text))
+    return Continuation(text=text, ids=ids, ended=ended)
 
 
 def retrieve(
@@ -165,13 +218,17 @@ def retrieve(
         if text
     ]
     ranked = rank(rows, opened.encoder, opened.index, k=variant.k, batch_tokens=batch_tokens)
-    shown = {}
-    for row in ranked:
-        texts = [background(format_chunk(*chunk)) for chunk in chunks_used(row, variant)]
-        if texts:
-            weight_K = weights_of(row, variant, variant.t_r, len(texts))
-            shown[row["id"]] = Shown(backgrounds=tuple(texts), p_r_K=weight_K)
+    shown = {row["id"]: shown_of(row, variant) for row in ranked}
     return [shown.get(text, PLAIN) for text in queries]
+
+
+def shown_of(row: Row, variant: Variant) -> Shown:
+    """What a variant shows of a ranked row's chunks."""
+    texts = [background(format_chunk(*chunk)) for chunk in chunks_used(row, variant)]
+    if not texts:
+        return PLAIN
+    weight_K = weights_of(row, variant, variant.t_r, len(texts))
+    return Shown(backgrounds=tuple(texts), p_r_K=weight_K)
 
 
 def query_of(encoder: DualEncoder, context: str, query: str) -> str:
@@ -200,7 +257,7 @@ def fit_prompts(lm: CausalLM, shown: Shown, context: list[int], *, room: int) ->
             f"{lm.context_length}; ask for fewer tokens, or take an LM with a longer context"
         )
     prompts = []
-    for ids in _backgrounds(lm, shown, max(window - len(context), window // 2)):
+    for ids in background_ids(lm, shown, max(window - len(context), window // 2)):
         kept = context[-(window - len(ids)) :] if len(ids) < window else []
         prompts.append([*lm.bos_ids, *ids, *kept] or [lm.eos_id])
     return prompts
@@ -213,7 +270,7 @@ def raw_text(lm: CausalLM, ids: Sequence[int]) -> str:
     )
 
 
-def _backgrounds(lm: CausalLM, shown: Shown, budget: int) -> list[list[int]]:
+def background_ids(lm: CausalLM, shown: Shown, budget: int) -> list[list[int]]:
     """Ids of the backgrounds, cut at their end to `budget` tokens."""
     found = [(text, lm.encode(text) if text else []) for text in shown.backgrounds]
     return [ids if len(ids) <= budget else lm.cut_background(text, budget) for text, ids in found]
@@ -229,7 +286,7 @@ def _window(
     if start == 0:
         prefix = [*lm.bos_ids] or [lm.eos_id]
         return [prefix], tokens[: size - len(prefix)]
-    heads = [[*lm.bos_ids, *ids] if ids else [] for ids in _backgrounds(lm, shown, size // 2)]
+    heads = [[*lm.bos_ids, *ids] if ids else [] for ids in background_ids(lm, shown, size // 2)]
     longest = max(map(len, heads))
     width = min(len(tokens) - start, size - longest - 1)
     before = tokens[start + width + longest - size : start]  # equally much for each chunk
@@ -237,20 +294,21 @@ def _window(
 
 
 def _best(
-    opened: Opened,
+    lm: CausalLM,
+    variant: Variant,
     texts: list[list[str]],
     prompts: list[list[list[int]]],
-    shown: list[Shown],
+    shown: Sequence[Shown],
     batch_tokens: int,
 ) -> list[str]:
     """Of each context's texts the one with most probability under all its prompts (Eq. 2), scored
     as evaluate does: " " + answer + EOS.
     """
-    lm, found = opened.lm, {}
+    found = {}
     for i, own in enumerate(texts):
         if len(own) > 1:
             bare = [text.strip() for text in own]
-            found[i] = unique_answers(lm, bare, shown[i].p_r_K, opened.variant.max_answers)
+            found[i] = unique_answers(lm, bare, shown[i].p_r_K, variant.max_answers)
     scored = [i for i, candidates in found.items() if candidates.ids]
     room = {i: lm.context_length - max(map(len, prompts[i])) for i in scored}
     logprobs = mixture_logprobs(
@@ -267,8 +325,3 @@ def _best(
             chosen = candidates.texts[first.get(i, 0)]
             best[i] = next(text for text in texts[i] if text.strip() == chosen)
     return best
-
-
-def _cut(text: str, until: Sequence[str]) -> str:
-    """The text before the first string that ends it."""
-    return text[: min((text.find(end) for end in until if end in text), default=len(text))]

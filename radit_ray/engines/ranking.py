@@ -4,6 +4,7 @@ the endpoint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_ray.core.templates import retrieval_query
@@ -35,9 +36,9 @@ def rank(
     """
     queries = [retrieval_query(row) for row in examples]
     asking = [number for number, query in enumerate(queries) if query]
-    nothing = {"chunk_ids": [], "doc_ids": [], "titles": [], "texts": [], "scores": []}
     ranked = [
-        {**row, "query": query, **nothing} for row, query in zip(examples, queries, strict=True)
+        {**row, "query": query, **chunk_columns([])}
+        for row, query in zip(examples, queries, strict=True)
     ]
     if not asking:
         return ranked
@@ -54,11 +55,16 @@ def rank(
             for position, score in zip(positions_K, scores_K, strict=True)
             if position >= 0 and chunks[int(position)]["id"] not in excluded
         ][:k]
-        ranked[number] |= {
-            "chunk_ids": [chunk["id"] for chunk, _ in kept],
-            "doc_ids": [chunk["doc_id"] for chunk, _ in kept],
-            "titles": [chunk["title"] for chunk, _ in kept],
-            "texts": [chunk["text"] for chunk, _ in kept],
-            "scores": [score for _, score in kept],
-        }
+        ranked[number] |= chunk_columns(kept)
     return ranked
+
+
+def chunk_columns(found: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, list[Any]]:
+    """What (chunk, score) pairs, best first, add to an example row."""
+    return {
+        "chunk_ids": [chunk["id"] for chunk, _ in found],
+        "doc_ids": [chunk["doc_id"] for chunk, _ in found],
+        "titles": [chunk["title"] for chunk, _ in found],
+        "texts": [chunk["text"] for chunk, _ in found],
+        "scores": [score for _, score in found],
+    }

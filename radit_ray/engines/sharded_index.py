@@ -8,7 +8,7 @@ flat index, up to ties: equal scores are ordered by position.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +61,15 @@ class IndexShard:
         nprobe: int,
         prefix: Prefix | None = None,
         last: bytes = b"",
+        memory_map: bool = False,
     ) -> None:
         file = storage.local_copy(storage.join(index, file_of(shard)))
         checks = {"sha256": shard["sha256"], "count": shard["rows"]}
         self.words = lexical.load(file, **checks) if LEXICAL in shard else None
         if self.words is None:
-            self.faiss = faiss_shard.load(file, **checks, dimension=dimension)
+            self.faiss = faiss_shard.load(
+                file, **checks, dimension=dimension, memory_map=memory_map
+            )
         self.nprobe = nprobe
         self.table = chunk_table(index, shard)
         if self.table.num_rows != shard["rows"]:
@@ -94,6 +97,29 @@ class IndexShard:
 def file_of(shard: Mapping[str, Any]) -> str:
     """The name of a shard's file beside its chunks."""
     return str(shard[LEXICAL] if LEXICAL in shard else shard["faiss"])
+
+
+def shard_arguments(index: str, *, nprobe: int = 0) -> list[dict[str, Any]]:
+    """What `IndexShard` needs for each shard of the index artifact at `index`, in order."""
+    manifest = read_manifest(index)
+    assert manifest is not None
+    metrics = manifest["metrics"]
+    sha256 = {f["name"]: f["sha256"] for f in manifest["files"]}
+    return [
+        {
+            "index": index,
+            "shard": {**shard, "sha256": sha256[file_of(shard)]},
+            "dimension": metrics["dimension"],
+            "nprobe": nprobe,
+        }
+        for shard in metrics["shards"]
+    ]
+
+
+def shard_starts(arguments: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Position of each shard's first chunk in the whole index."""
+    rows = [a["shard"]["rows"] for a in arguments]
+    return tuple(int(n) for n in np.cumsum([0, *rows[:-1]]))
 
 
 def chunk_table(index: str, shard: Mapping[str, Any]) -> pa.Table:
@@ -134,25 +160,12 @@ class ShardedIndex:
         The actors hold memory and no CPU share: they work while the query encoder waits for them.
         """
         source = artifact_input(path, "index")
-        manifest = read_manifest(source.path)
-        assert manifest is not None
-        metrics = manifest["metrics"]
-        sha256 = {f["name"]: f["sha256"] for f in manifest["files"]}
+        arguments = shard_arguments(source.path, nprobe=nprobe)
         last = b""
         if prefix is not None:
-            tables = (chunk_table(source.path, shard) for shard in metrics["shards"])
+            tables = (chunk_table(source.path, a["shard"]) for a in arguments)
             last = prefix.last(name for table in tables for name in table["doc_id"].to_pylist())
-        arguments = [
-            {
-                "index": source.path,
-                "shard": {**shard, "sha256": sha256[file_of(shard)]},
-                "dimension": metrics["dimension"],
-                "nprobe": nprobe,
-                "prefix": prefix,
-                "last": last,
-            }
-            for shard in metrics["shards"]
-        ]
+        arguments = [{**a, "prefix": prefix, "last": last} for a in arguments]
         if remote:
             actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(IndexShard)
             shards = tuple(actor.remote(**a) for a in arguments)
@@ -162,13 +175,13 @@ class ShardedIndex:
             allowed = ray.get([shard.num_allowed.remote() for shard in shards])
         else:
             allowed = [shard.num_allowed() for shard in shards]
-        rows = [shard["rows"] for shard in metrics["shards"]]
+        rows = [a["shard"]["rows"] for a in arguments]
         return cls(
             shards=shards,
-            starts=tuple(int(n) for n in np.cumsum([0, *rows[:-1]])),
+            starts=shard_starts(arguments),
             num_chunks=sum(rows),
             num_allowed=sum(allowed),
-            dimension=metrics["dimension"],
+            dimension=arguments[0]["dimension"],
             fingerprint=source.fingerprint,
             remote=remote,
         )

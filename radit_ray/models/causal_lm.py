@@ -322,6 +322,7 @@ class CausalLM:
         log_p_r: Tensor | NDArray[np.float32] | None = None,
         batch_tokens: int = 8192,
         prefix: Prefix | None = None,
+        streamer: Any = None,
     ) -> list[list[int]]:
         """Greedy continuations, cut before EOS (and before the first newline); see
         `generation.greedy`.
@@ -336,6 +337,7 @@ class CausalLM:
             log_p_r=log_p_r,
             batch_tokens=batch_tokens,
             prefix=prefix,
+            streamer=streamer,
         )
 
     @property

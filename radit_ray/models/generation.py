@@ -86,15 +86,17 @@ def greedy(
     log_p_r: Tensor | NDArray[np.float32] | None = None,
     batch_tokens: int = 8192,
     prefix: Prefix | None = None,
+    streamer: Any = None,
 ) -> list[list[int]]:
     """One continuation per example, cut before EOS (and before the token with the first newline).
 
     prompts: B * group_size id lists, an example's K prompts in a row. log_p_r (B, K), nats: weights
     of the K prompts; needed where group_size > 1 (Eq. 2 per token, EOS in the mixture); minus
     infinity leaves a prompt out. stop: strings that end a continuation; they stay in it, for the
-    caller to cut the text. Groups are never split over batches; batches hold rows * (longest
+    caller to cut the text. streamer: a transformers one, for a single example; it gets the newest
+    ids of all rows at each step. Groups are never split over batches; batches hold rows * (longest
     prompt + max_new_tokens) <= batch_tokens, at least one group. prefix: where the prompts are
-    computed already.
+    computed already (and nothing is streamed).
     """
     p_r_BK = _weights(log_p_r, len(prompts), group_size)
     longest = max(map(len, prompts), default=0)
@@ -114,7 +116,7 @@ def greedy(
         rows = [prompt for example in batch for prompt in groups[example]]
         weights = None if p_r_BK is None else p_r_BK[batch].to(lm.device)
         if prefix is None:
-            new_ids = _run(lm, rows, weights, max_new_tokens, stop_newline, stop)
+            new_ids = _run(lm, rows, weights, max_new_tokens, stop_newline, stop, streamer)
         else:
             new_ids = _run_behind(prefix, rows, weights, max_new_tokens, stop_newline, stop)
         for position, example in enumerate(batch):
@@ -129,6 +131,7 @@ def _run(
     max_new_tokens: int,
     stop_newline: bool,
     stop: Sequence[str],
+    streamer: Any,
 ) -> list[list[int]]:
     """New ids per row (padded with pad_id after the row's end) of one `generate` call."""
     width = max(map(len, rows))
@@ -149,6 +152,7 @@ def _run(
         ),
         logits_processor=LogitsProcessorList([] if p_r_BK is None else [MixtureProcessor(p_r_BK)]),
         stopping_criteria=_criteria(lm, stop_newline, stop, width),  # and EOS
+        streamer=streamer,
     )
     lm.last_num_tokens += output_BT.numel()
     new_ids: list[list[int]] = output_BT[:, width:].tolist()

@@ -8,6 +8,7 @@ model allows, so that options and candidates cost little more than their prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -144,6 +145,54 @@ def mixture_logprobs(
                 results[example][0][numbers] = logprob_U
                 results[example][1][numbers] = greedy_U
     return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprobs:
+    """What a mixture says of each of T tokens, in nats, and of the N likeliest in each one's
+    place.
+    """
+
+    logprob_T: NDArray[np.float32]
+    top_ids_TN: NDArray[np.int64]
+    top_logprob_TN: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def mixture_token_logprobs(
+    lm: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    ids: Sequence[int],
+    p_r_K: NDArray[np.float32],
+    *,
+    top: int = 1,
+    batch_tokens: int = 8192,
+) -> TokenLogprobs:
+    """log sum_k p_R(k) p_LM(token t | prompt k, tokens before t) of each of `ids`: the `tokens`
+    mixture, whose p_R does not change along the text.
+
+    The K prompts go through in parts under `batch_tokens`, at least one at a time, so that no more
+    than a part's logits and one (T, V) sum exist at once.
+    """
+    _check_context(lm, max(map(len, prompts)) + len(ids))
+    width = max(map(len, prompts)) + len(ids)
+    step = max(1, on_device(batch_tokens, lm.device) // width)
+    weight_K = torch.from_numpy(np.array(p_r_K, dtype=np.float32)).to(lm.device)
+    mixed_TV: Tensor | None = None
+    lm.last_num_tokens = 0
+    for start in range(0, len(prompts), step):
+        part = slice(start, start + step)
+        ((logits_KTV, _),) = _logits(lm, [(prompts[part], [ids])], shared=False)
+        own_TV = mix_tokens(logits_KTV.transpose(0, 1), weight_K[part])
+        mixed_TV = own_TV if mixed_TV is None else torch.logaddexp(mixed_TV, own_TV)
+    assert mixed_TV is not None
+    target_T1 = torch.tensor(ids, device=lm.device)[:, None]
+    best_TN, ids_TN = mixed_TV.topk(min(max(1, top), mixed_TV.shape[-1]), dim=-1)
+    return TokenLogprobs(
+        logprob_T=mixed_TV.gather(1, target_T1)[:, 0].cpu().numpy(),
+        top_ids_TN=ids_TN.cpu().numpy(),
+        top_logprob_TN=best_TN.cpu().numpy(),
+    )
 
 
 def _together(

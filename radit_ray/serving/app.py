@@ -1,0 +1,271 @@
+"""The endpoints as FastAPI routes: requests in, responses of a `Service` out. GET /docs lists
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from radit_ray import __version__
+from radit_ray.core.errors import InputError
+from radit_ray.serving import openai
+from radit_ray.serving.evaluating import Evaluator
+from radit_ray.serving.limits import Guard, Refused
+from radit_ray.serving.schemas import (
+    MAX_K,
+    Answer,
+    AnswerRequest,
+    ChatRequest,
+    CompletionRequest,
+    Error,
+    EvaluateRequest,
+    Retrieved,
+    RetrieveRequest,
+    ScoreRequest,
+    Scores,
+)
+from radit_ray.serving.service import Service
+
+PAGE = Path(__file__).parent / "page"
+FILES = {  # of the page: no name from a request is ever opened
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "docs.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": text}
+    for status, text in {
+        401: "missing or wrong token",
+        403: "not from this machine, or from another page",
+        404: "unknown variant or task",
+        408: "the body came too slowly",
+        413: "the body is too large",
+        422: "a field is wrong",
+        429: "too many requests at once; Retry-After says when to come back",
+        503: "no answer in time, or shutting down; with Retry-After",
+    }.items()
+}
+HINTS = {
+    "temperature": "decoding is greedy; leave it out or set 0",
+    "n": "decoding is greedy, so there is one answer; leave it out",
+    "best_of": "decoding is greedy, so there is one answer; leave it out",
+    "frequency_penalty": "decoding is greedy; leave it out or set 0",
+    "presence_penalty": "decoding is greedy; leave it out or set 0",
+    "k": f"1 to {MAX_K} are allowed; a variant without retrieval, such as closed-book, uses none",
+}
+MESSAGES = {
+    "extra_forbidden": "unknown field; leave it out",
+    "missing": "is missing; add it",
+    "string_pattern_mismatch": "expected some text without control characters alone or a NUL",
+    "string_too_short": "is empty; give some text",
+    "model_attributes_type": "expected a JSON object, with content-type: application/json",
+}
+
+
+def build_app(service: Service, *, token: str) -> Guard:
+    """The whole application; `token` is the hash of the bearer token, "" = none is asked for."""
+    app = FastAPI(
+        title="radit",
+        version=__version__,
+        description="A retriever and an LM tuned for each other: ask, score, evaluate.",
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    guard = Guard(
+        app,
+        token=token,
+        limits=service.config.limits,
+        counters=service.counters,
+    )
+    _errors(app)
+    _questions(app, service)
+    _openai(app, service)
+    _evaluate(app, service)
+    _health(app, service, guard)
+    _page(app)
+    return guard
+
+
+def _questions(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/retrieve", response_model=Retrieved, responses=ERRORS, tags=["radit"])
+    async def retrieve(asked: RetrieveRequest) -> Any:
+        """The chunks that a question finds, with p_R."""
+        return await service.retrieve(asked)
+
+    @app.post("/v1/answer", response_model=Answer, responses=ERRORS, tags=["radit"])
+    async def answer(asked: AnswerRequest) -> Any:
+        """The answer, the chunks it rests on, and what each of them would have answered."""
+        return await service.answer(asked)
+
+    @app.post("/v1/score", response_model=Scores, responses=ERRORS, tags=["radit"])
+    async def score(asked: ScoreRequest) -> Any:
+        """How probable each of some choices is as the answer."""
+        return await service.score(asked)
+
+
+def _openai(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", responses=_errors_of(401, 403), tags=["openai"])
+    async def models() -> dict[str, Any]:
+        """The variants that are loaded."""
+        return {"object": "list", "data": service.models()}
+
+    @app.post("/v1/completions", responses=ERRORS, tags=["openai"])
+    async def completions(asked: CompletionRequest) -> Any:
+        """Text behind a prompt, the background of each chunk found in front of it."""
+        return await _reply(openai.completions(service, asked), bool(asked.stream))
+
+    @app.post("/v1/chat/completions", responses=ERRORS, tags=["openai"])
+    async def chat(asked: ChatRequest) -> Any:
+        """The answer to the last message of a conversation."""
+        return await _reply(openai.chat(service, asked), bool(asked.stream))
+
+
+async def _reply(events: AsyncGenerator[dict[str, Any]], stream: bool) -> Any:
+    """The one result, or the pieces as server-sent events; what goes wrong before the first piece
+    is an error like any other.
+    """
+    first = await anext(events)
+    if not stream:
+        return first
+    return _sse(events, first, end="[DONE]")
+
+
+def _sse(
+    events: AsyncGenerator[dict[str, Any]], first: dict[str, Any], end: str = ""
+) -> StreamingResponse:
+    async def lines() -> AsyncIterator[str]:
+        async with contextlib.aclosing(events):  # whoever stops reading ends the work
+            yield f"data: {json.dumps(first)}\n\n"
+            try:
+                async for event in events:
+                    yield f"data: {json.dumps(event)}\n\n"
+            except Refused as refused:  # the status is sent already
+                yield f"data: {json.dumps(refused.body)}\n\n"
+        if end:
+            yield f"data: {end}\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+def _evaluate(app: FastAPI, service: Service) -> None:
+    evaluator = Evaluator(service)
+
+    @app.get("/v1/tasks", responses=_errors_of(401, 403), tags=["radit"])
+    async def tasks() -> dict[str, Any]:
+        """Tasks that /v1/evaluate knows: those of the run, and sets that lie on the server."""
+        return {"tasks": await asyncio.to_thread(evaluator.tasks)}
+
+    @app.post("/v1/evaluate", responses=ERRORS, tags=["radit"])
+    async def evaluate(asked: EvaluateRequest) -> Any:
+        """Measures variants on a sample: server-sent events with the progress, the last one with
+        the metrics and their intervals. Closing the connection ends it.
+        """
+        events = evaluator.run(asked)
+        return _sse(events, await anext(events))
+
+
+def _health(app: FastAPI, service: Service, guard: Guard) -> None:
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses=_errors_of(503), tags=["health"])
+    async def readyz() -> dict[str, str]:
+        """Every deployment answers."""
+        if guard.draining or not await service.ready():
+            raise Refused(503, "not ready: a model is loading or the server is shutting down")
+        return {"status": "ready"}
+
+    @app.get("/metrics", responses=_errors_of(401, 403), tags=["health"])
+    async def metrics() -> Response:
+        """Prometheus' text form."""
+        return Response(service.counters.text(), media_type="text/plain; version=0.0.4")
+
+
+def _page(app: FastAPI) -> None:
+    files = {name: (PAGE / name).read_bytes() for name in (*FILES, "index.html", "docs.html")}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response(files["index.html"], media_type="text/html; charset=utf-8")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(files["docs.html"], media_type="text/html; charset=utf-8")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def file(name: str) -> Response:
+        if name not in FILES:
+            raise HTTPException(404)
+        return Response(files[name], media_type=FILES[name])
+
+
+def _errors_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: ERRORS[status] for status in statuses}
+
+
+def _errors(app: FastAPI) -> None:
+    """Every error in the one form."""
+
+    def respond(refused: Refused) -> JSONResponse:
+        return JSONResponse(refused.body, refused.status, headers=refused.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        return respond(_wrong_field(error))
+
+    @app.exception_handler(InputError)
+    async def bad(request: Request, error: InputError) -> JSONResponse:
+        return respond(Refused(422, str(error)))
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error, Refused):
+            return respond(error)
+        if error.status_code == 400:
+            return respond(Refused(422, "the body is no JSON in UTF-8; send a JSON object"))
+        response = respond(
+            Refused(
+                error.status_code,
+                f"{error.detail}: {request.method} {request.url.path[:80]}; "
+                "GET /docs lists what there is",
+            )
+        )
+        response.headers.update(error.headers or {})  # Allow, of a 405
+        return response
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return respond(Refused(500, "the server failed; its log says why, by the request's id"))
+
+
+def _wrong_field(error: RequestValidationError) -> Refused:
+    """The first thing that is wrong, with its value where that is a number: text may be long, or
+    private.
+    """
+    first = error.errors()[0]
+    kind = first["type"]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    if kind == "json_invalid":
+        why = f"{first['ctx']['error']} at character {place[0]}"
+        return Refused(422, f"the body is no JSON ({why}); send a JSON object")
+    message = MESSAGES.get(kind) or first["msg"].replace("Input should be", "expected")
+    if isinstance(first["input"], int | float):
+        message = f"got {first['input']}, {message}"
+    name = next(iter(place), "")
+    hint = HINTS.get(name, "") if kind in ("greater_than_equal", "less_than_equal") else ""
+    where = ".".join(place) or "the body"
+    return Refused(422, f"{where}: {message}{f'; {hint}' if hint else ''}", param=name or None)

@@ -1,0 +1,294 @@
+"""The deployments behind the gateway: query encoder, index shards, language model.
+
+In: paths of a finished run. Out: Serve deployments that are scaled each on its own. Calls that wait
+while one is computed become the next batch; nothing waits for a batch to fill. A bad value comes
+back as a `Fault` and not as an exception, because Ray's wrapper of one hides its message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import threading
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from ray import serve
+from ray.exceptions import RayActorError, WorkerCrashedError
+
+from radit_ray.core.errors import InputError
+from radit_ray.engines.answering import answer_batch
+from radit_ray.engines.connect import quiet
+from radit_ray.engines.explaining import explain
+from radit_ray.engines.plain_text import query_of
+from radit_ray.engines.references import local_model
+from radit_ray.engines.sharded_index import IndexShard, merge_top_k
+from radit_ray.engines.variants import Row, Variant
+from radit_ray.models.causal_lm import CausalLM
+from radit_ray.models.dual_encoder import DualEncoder
+from radit_ray.serving.completing import Completion, Stream, Written, complete, with_logprobs
+
+T = TypeVar("T")
+ATTEMPTS = 3  # of a call whose replica dies; Serve starts another one meanwhile
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What was wrong with a call, in the one line of an InputError."""
+
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """(chunk row, score) pairs, best first, and the text they were searched with."""
+
+    query: str
+    chunks: list[tuple[dict[str, Any], float]]
+
+
+async def retried(call: Callable[[], Awaitable[T]]) -> T:
+    """The result of a call; calls are pure, so one whose replica dies is made again."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await call()
+        except (RayActorError, WorkerCrashedError):
+            await asyncio.sleep(0.1)
+    return await call()
+
+
+class Shard:
+    """One shard of an index, memory-mapped where its kind allows."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        quiet()
+        self.shard = IndexShard(**arguments, memory_map=True)
+
+    async def search(
+        self, query_QD: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, dict[str, Any]]]:
+        """(scores, rows, {row: chunk}): the chunks come along, which saves a second call."""
+        return await asyncio.to_thread(self._search, query_QD, k)
+
+    def _search(
+        self, query_QD: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, dict[str, Any]]]:
+        score_QK, row_QK = self.shard.search(query_QD, min(k, self.shard.table.num_rows))
+        wanted = np.unique(row_QK[row_QK >= 0])
+        chunks = self.shard.chunks(wanted)
+        return score_QK, row_QK, dict(zip(wanted.tolist(), chunks, strict=True))
+
+
+class Retriever:
+    """A query encoder in front of the shards of an index."""
+
+    def __init__(
+        self,
+        encoder: str,
+        preset: str,
+        shards: list[Any],
+        starts: Sequence[int],
+        *,
+        device: str,
+        threads: int,
+        sharers: int,
+        max_batch: int,
+        batch_tokens: int,
+    ) -> None:
+        prepare(threads, sharers)
+        self.shards, self.starts, self.batch_tokens = shards, starts, batch_tokens
+        self.encoder = DualEncoder.load(
+            local_model(encoder), preset=preset, device=device, separate=False
+        )
+        self._batch.set_max_batch_size(max_batch)
+
+    async def search(self, text: str, k: int, *, is_prompt: bool = False) -> Found:
+        """The k best chunks for a question; for a prompt, for the last question in it."""
+        found: Found = await self._batch((text, k, is_prompt))
+        return found
+
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
+    async def _batch(self, asked: list[tuple[str, int, bool]]) -> list[Found]:
+        queries, vectors = await asyncio.to_thread(self._encode, asked)
+        depth = max(k for _, k, _ in asked)
+        results = await asyncio.gather(
+            *(retried(lambda s=s: s.search.remote(vectors, depth)) for s in self.shards)
+        )
+        positions = [
+            np.where(rows < 0, -1, rows + start)
+            for (_, rows, _), start in zip(results, self.starts, strict=True)
+        ]
+        score_QK, position_QK = merge_top_k([scores for scores, _, _ in results], positions, depth)
+        chunks = {
+            row + start: chunk
+            for (_, _, own), start in zip(results, self.starts, strict=True)
+            for row, chunk in own.items()
+        }
+        return [
+            Found(
+                query=query,
+                chunks=[
+                    (chunks[position], score)
+                    for position, score in zip(
+                        positions_K[:k].tolist(), scores_K[:k].tolist(), strict=True
+                    )
+                    if position >= 0
+                ],
+            )
+            for query, (_, k, _), positions_K, scores_K in zip(
+                queries, asked, position_QK, score_QK, strict=True
+            )
+        ]
+
+    async def info(self) -> dict[str, Any]:
+        """Whether it is there, and the memory of its process."""
+        return {"resident_bytes": resident_bytes()}
+
+    def _encode(self, asked: list[tuple[str, int, bool]]) -> tuple[list[str], np.ndarray]:
+        queries = [
+            query_of(self.encoder, text, "question") if is_prompt else text
+            for text, _, is_prompt in asked
+        ]
+        return queries, self.encoder.encode_queries(queries, batch_tokens=self.batch_tokens)
+
+
+class LanguageModel:
+    """An LM: answers ranked rows, continues prompts. One thread at a time computes."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        eos_token: str,
+        precision: str,
+        device: str,
+        threads: int,
+        sharers: int,
+        max_batch: int,
+        batch_tokens: int,
+    ) -> None:
+        prepare(threads, sharers)
+        self.lm = CausalLM.load(
+            local_model(path), precision=precision, device=device, eos_token=eos_token
+        )
+        self.batch_tokens = batch_tokens
+        self.computing = threading.Lock()
+        self._answers.set_max_batch_size(max_batch)
+        self._completions.set_max_batch_size(max_batch)
+
+    async def answer(self, row: Row, variant: Variant, *, why: bool = False) -> Row | Fault:
+        """The prediction row of a ranked row; with `why` what each chunk's prompt says of it, as
+        `own_logprobs` and `given_logprobs`.
+        """
+        found: Row | Fault = await self._answers(((variant, why), row))
+        return found
+
+    async def complete(self, asked: Completion) -> Written | Fault:
+        """What stands behind a prompt."""
+        found: Written | Fault = await self._completions((asked.key, asked))
+        return found
+
+    async def texts(self, prompts: list[list[int]]) -> list[str] | Fault:
+        """Token ids as text."""
+        size = self.lm.model.get_input_embeddings().weight.shape[0]
+        for ids in prompts:
+            if wrong := [i for i in ids if not 0 <= i < size]:
+                return Fault(f"token id {wrong[0]}, expected 0 to {size - 1}")
+        return [self.lm.tokenizer.decode(ids) for ids in prompts]
+
+    async def info(self) -> dict[str, Any]:
+        """Whether it is there, and the memory of its process."""
+        return {"resident_bytes": resident_bytes()}
+
+    async def stream(self, asked: Completion) -> Any:
+        """Yields the text of `complete` as it is written, then the `Written` whole; or a Fault.
+
+        A mixture writes token by token. With several prompts that write each their own, the text
+        comes at once, since it is known only at the end which of them is the answer.
+        """
+        if asked.alone:
+            written = await self.complete(asked)
+            if isinstance(written, Written):
+                yield written.text
+            yield written
+            return
+        stream = Stream(self.lm, asked, asyncio.get_running_loop())
+        work = asyncio.create_task(asyncio.to_thread(self._locked, stream.run))
+        try:
+            async for text in stream.texts():
+                yield text
+            yield await work
+        except InputError as error:
+            yield Fault(str(error))
+        finally:
+            stream.cancel()
+
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
+    async def _answers(self, asked: list[tuple[Hashable, Row]]) -> list[Row | Fault]:
+        return await asyncio.to_thread(self._locked, in_groups, asked, self._answer)
+
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
+    async def _completions(self, asked: list[tuple[Hashable, Completion]]) -> list[Written | Fault]:
+        return await asyncio.to_thread(self._locked, in_groups, asked, self._complete)
+
+    def _locked(self, work: Callable[..., T], *arguments: Any) -> T:
+        with self.computing:
+            return work(*arguments)
+
+    def _answer(self, key: tuple[Variant, bool], rows: list[Row]) -> list[Row]:
+        variant, why = key
+        predictions, _ = answer_batch(
+            self.lm, rows, variant, t_r=variant.t_r, batch_tokens=self.batch_tokens
+        )
+        if not why:
+            return predictions
+        found = explain(self.lm, rows, predictions, variant, batch_tokens=self.batch_tokens)
+        return [
+            {**prediction, "own_logprobs": one.own, "given_logprobs": one.given}
+            for prediction, one in zip(predictions, found, strict=True)
+        ]
+
+    def _complete(self, key: Hashable, asked: list[Completion]) -> list[Written]:
+        if asked[0].logprobs is None:
+            return complete(self.lm, asked, batch_tokens=self.batch_tokens)
+        return [with_logprobs(self.lm, one, batch_tokens=self.batch_tokens) for one in asked]
+
+
+def prepare(threads: int, sharers: int) -> None:
+    """What every process with a model does first: `threads` of torch, 0 = the node's CPUs by the
+    number that share them.
+    """
+    quiet()
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // sharers))
+
+
+def in_groups(
+    asked: list[tuple[Any, Any]], work: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Results in the order asked, of one call of `work(key, items)` for each key; an item that
+    cannot be done gives a Fault, and the others of its group are done without it.
+    """
+    groups: dict[Any, list[int]] = {}
+    for number, (key, _) in enumerate(asked):
+        groups.setdefault(key, []).append(number)
+    results: list[Any] = [None] * len(asked)
+    for key, numbers in groups.items():
+        try:
+            found = work(key, [asked[number][1] for number in numbers])
+        except InputError as error:
+            if len(numbers) == 1:
+                found = [Fault(str(error))]
+            else:
+                found = [in_groups([asked[number]], work)[0] for number in numbers]
+        for number, result in zip(numbers, found, strict=True):
+            results[number] = result
+    return results
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
