@@ -156,7 +156,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "demo": lambda rest: _run(["demo", *rest]),
         "run": _run,
         "ask": results.ask,
-        "serve": lambda rest: results.serve(_joined(rest, "--variant")),
+        "serve": lambda rest: results.serve(joined(rest, "--variant")),
         "report": results.report,
         "challenge": results.challenge,
         "predictions": results.predictions,
