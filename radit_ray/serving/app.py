@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from radit_ray import __version__
+import radit_ray
 from radit_ray.core.errors import InputError
 from radit_ray.serving import openai
 from radit_ray.serving.evaluating import Evaluator
@@ -77,7 +77,7 @@ def build_app(service: Service, *, token: str) -> Guard:
     """The whole application; `token` is the hash of the bearer token, "" = none is asked for."""
     app = FastAPI(
         title="radit",
-        version=__version__,
+        version=radit_ray.__version__,
         description="A retriever and an LM tuned for each other: ask, score, evaluate.",
         docs_url=None,  # FastAPI's page loads its scripts from elsewhere
         redoc_url=None,
