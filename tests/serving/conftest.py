@@ -27,7 +27,7 @@ def run(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_run(chain, tmp_path_factory.mktemp("served"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its replicas hold the CPUs that other tests need
 def served(run: str) -> Iterator[Client]:
     """The endpoint, on three index shards; exact precision, so that results can be compared."""
     from ray import serve

@@ -26,7 +26,7 @@ from radit_ray.engines.plain_text import continuation_logprobs, continuations
 from radit_ray.engines.ranking import rank
 from radit_ray.serving.deployments import resident_bytes
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ASKED = [row["question"] for row in questions()["eval"]]
 PROMPT = f"Q: {ASKED[0]}\nA:"
 
