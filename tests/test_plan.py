@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.plan import FILE, publish_plan, rows_of, table
+from benchmarks.publish import between
 from radit_ray.cli import _dispatch
 from radit_ray.core.errors import InputError
 from radit_ray.plan import DEVICES, Rates, Sizes, number, plan_run, read_rates, text, together
@@ -16,6 +18,7 @@ from radit_ray.recipes import paper, squad_open
 
 RATES = Rates(inference_flops_per_s=1e12, training_flops_per_s=5e11, search_bytes_per_s=1e10)
 SIZES = Sizes(num_chunks=1e6, lm_parameters=7e9)
+SCALE = Path(__file__).parents[1] / "docs" / "scale.md"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "squad_open.json"
 
 
@@ -72,6 +75,39 @@ def test_flops_of_squad_open_are_those_of_its_manifests() -> None:
     found = {plan.name: plan for plan in plan_run(recipe, sizes, RATES, num_devices=2)}
     for name, share in (("embed", 0.2), ("score", 0.2), ("evaluate", 1 / 3)):
         assert found[name].flops == pytest.approx(measured[name]["cost"]["flops"], rel=share), name
+
+
+def test_a_benchmark_of_the_plan_holds_the_larger_factor_either_way(tmp_path: Path) -> None:
+    stages = {
+        "embed": {
+            "wall_s": {"predicted": 10.0, "measured": 40.0},
+            "flops": {"predicted": 3e9, "measured": 1e9},
+        },
+        "index": {
+            "wall_s": {"predicted": 20.0, "measured": 20.0},
+            "flops": {"predicted": 0.0, "measured": 0.0},  # nothing to compare
+        },
+    }
+    rows = {row["name"]: row for row in rows_of("half", stages)}
+    assert {name: row["ratio"] for name, row in rows.items()} == {
+        "half/embed/wall_s": 4.0,
+        "half/embed/flops": 3.0,
+        "half/index/wall_s": 1.0,
+        "half/together/wall_s": 2.0,
+    }
+    made = {"command": "python -m benchmarks.plan x", "commit": "abc", "hardware": "2 cores"}
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "scale.md"
+    page.write_text(SCALE.read_text())
+    publish_plan({**made, "rows": list(rows.values())}, root=tmp_path)
+    assert "| embed | wall_s | 10 / 40 |" in page.read_text()
+    assert page.read_text().partition("<!-- plan")[0] == SCALE.read_text().partition("<!-- plan")[0]
+
+
+def test_the_table_of_the_plan_is_that_of_its_file() -> None:
+    if FILE.exists():
+        results = json.loads(FILE.read_text())
+        assert between(SCALE.read_text(), "plan", table(results)) == SCALE.read_text()
 
 
 def test_bad_numbers_devices_and_files(tmp_path: Path) -> None:

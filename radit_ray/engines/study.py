@@ -124,33 +124,9 @@ class Study:
         stop_early: one of STOPPERS, "" = none. about: whatever else decides the numbers, in JSON.
         InputError where the storage holds another study, or the settings contradict each other.
         """
-        import optuna
-        from sqlalchemy.exc import SQLAlchemyError
-
         _check(space, objectives, sampler, num_trials)
         check_stopper(stop_early, objectives)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        pruner: Any = optuna.pruners.NopPruner()
-        if stop_early:
-            pruner = optuna.pruners.PercentilePruner(
-                STOPPERS[stop_early], n_startup_trials=COMPARED, n_min_trials=COMPARED
-            )
-        try:
-            study = optuna.create_study(
-                study_name="radit",
-                storage=storage,
-                directions=[DIRECTIONS[direction] for direction in objectives.values()],
-                load_if_exists=True,
-                pruner=pruner,
-            )
-        except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise InputError(
-                f"--storage {redacted(storage)} cannot be used ({redacted(reason)}); expected an "
-                "SQLAlchemy URL such as sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME of "
-                "a database that answers, and its driver installed"
-            ) from None
+        study = _stored(storage, objectives, stop_early)
         record = json.loads(
             json.dumps(
                 {
@@ -284,6 +260,35 @@ class Study:
             if params not in settled and set(params) == set(self.space):
                 self.study.enqueue_trial(params)
                 settled.append(params)
+
+
+def _stored(storage: str, objectives: Mapping[str, str], stop_early: str) -> Any:
+    """Optuna's study in that storage, new or known; InputError where it cannot be used."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    pruner: Any = optuna.pruners.NopPruner()
+    if stop_early:
+        pruner = optuna.pruners.PercentilePruner(
+            STOPPERS[stop_early], n_startup_trials=COMPARED, n_min_trials=COMPARED
+        )
+    try:
+        return optuna.create_study(
+            study_name="radit",
+            storage=storage,
+            directions=[DIRECTIONS[direction] for direction in objectives.values()],
+            load_if_exists=True,
+            pruner=pruner,
+        )
+    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(
+            f"--storage {redacted(storage)} cannot be used ({redacted(reason)}); expected an "
+            "SQLAlchemy URL such as sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME of a "
+            "database that answers, and its driver installed"
+        ) from None
 
 
 def check_stopper(name: str, objectives: Mapping[str, str]) -> None:
