@@ -193,7 +193,7 @@ def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) ->
 
     shown = [v for v in recipe.variants if v not in ("closed-book", "it")]
     asked = sizes.num_eval * recipe.k_infer * len(shown)
-    answered = asked * (2 * prompt_tokens + sizes.answer_tokens * (1 + sizes.answers_per_question))
+    answered = asked * (prompt_tokens + sizes.answer_tokens * (1 + sizes.answers_per_question))
     serving = 2.0 * sizes.lm_parameters
     fits = "" if serving <= rates.memory_bytes else "the LM does not fit one device"
     plans = [
