@@ -67,10 +67,10 @@ def cost_scale(costs: Sequence[float]) -> tuple[Scale, bool]:
     """(from where to where, whether by factors); from 0 where it is not."""
     low, high = min(costs), max(costs)
     if low > 0 and high / low > WIDE:
-        room = 0.08 * math.log10(high / low)
-        ends = (math.log10(low) - room, math.log10(high) + 1.5 * room)
+        room = 0.13 * math.log10(high / low)  # for a name beside the first and the last
+        ends = (math.log10(low) - room, math.log10(high) + 1.6 * room)
         return Scale(low=10 ** ends[0], high=10 ** ends[1]), True
-    return Scale(low=0.0, high=1.12 * high), False
+    return Scale(low=0.0, high=1.2 * high), False
 
 
 def cost_ticks(scale: Scale, by_factors: bool) -> list[float]:
