@@ -417,6 +417,7 @@ def ask_chunks(recipe: Recipe, output: str, **changes: Any) -> dict[str, Any]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_more_chunks_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path: Path) -> None:
     estimated = ask_chunks(recipe, str(tmp_path), only_estimate=True)
@@ -429,7 +430,8 @@ def test_more_chunks_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path
     assert points["radit", "concat", 12]["num_truncated"] > 3
     assert points["radit", "answers", 12]["num_truncated"] == 0
     one = [points["radit", ensemble, 1]["metrics"] for ensemble in CHUNKS.ensembles]
-    assert one[0]["nll"] == one[1]["nll"] == one[2]["nll"]  # one chunk: nothing to put together
+    for other in one[1:]:  # one chunk: nothing to put together, but other batches (fp32 sums)
+        assert other["nll"] == pytest.approx(one[0]["nll"], rel=1e-5)
     assert "radit.answers.1-minus-radit.answers.12" in results["contrasts"]
     assert results["recall"]["base"]["12"] >= results["recall"]["base"]["1"]
     assert [entry["k"] for entry in results["bound"]] == [12]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from browser import OVERFLOW, Browser, browser, find
+from chromium import OVERFLOW, Browser, browser, find
 from chain import Chain
 from client import Client, Reply
 from conftest import free_port
