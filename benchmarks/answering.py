@@ -158,7 +158,8 @@ def main() -> None:
     lm = CausalLM.load(args.lm, precision=args.precision)
     assert lm.prefix_bytes, f"{args.lm} cannot go on behind kept prompts"
     ends = frozenset(token for word in ENDS for token in lm.encode(word))
-    rows = []
+    made_of = environment("python -m benchmarks.answering " + shlex.join(sys.argv[1:]))
+    file = {"commit": made_of["versions"]["commit"], **made_of, "rows": []}
     for tokens in args.prompt_tokens:
         free = rows_of(lm, args.ranked, questions=args.questions, tokens=tokens)
         for name, variant, ks, kind in cases():
@@ -168,10 +169,8 @@ def main() -> None:
             row = {"name": f"{name}, {K} prompts of {tokens} tokens, {args.precision}", **made}
             row |= {"floor": FLOORS[kind], "better": "higher", "unit": "CPU s/question"}
             print(row, flush=True)
-            rows.append(row)
-    made_of = environment("python -m benchmarks.answering " + shlex.join(sys.argv[1:]))
-    commit = made_of["versions"]["commit"]
-    storage.write_json(args.output, {"commit": commit, **made_of, "rows": rows})
+            file["rows"].append(row)
+            storage.write_json(args.output, file)  # each row: on a busy machine it takes long
 
 
 if __name__ == "__main__":
