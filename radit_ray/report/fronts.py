@@ -29,8 +29,9 @@ from radit_ray.report.frames import (
     told,
     upright,
 )
-from radit_ray.report.markup import Html, join, tag
+from radit_ray.report.markup import Html, details, join, table, tag
 from radit_ray.report.plots import Scale, ticks
+from radit_ray.report.words import ABSENT
 
 HEIGHT, BOTTOM = 380.0, 40.0 + LINE
 WIDE = 8.0  # times the cheapest
@@ -63,14 +64,30 @@ def picture(plot: Front) -> Html:
     return figure(plot.title, plot.title, HEIGHT, parts, legend(names, line=False))
 
 
+def listing(plot: Front) -> Html:
+    """The same as a table that opens, cheapest first."""
+    rows = [
+        [
+            tag("span", spot.name, class_="name"),
+            "yes" if spot.best else ABSENT,
+            f"{spot.cost:.3g}",
+            told(spot.cell),
+        ]
+        for spot in plot.spots
+    ]
+    head = ["", "on the front", "device s", plot.upright]
+    whole = table(head, rows, label=plot.title, texts=2)
+    return details(f"All {len(rows)} of {plot.upright}", whole)
+
+
 def cost_scale(costs: Sequence[float]) -> tuple[Scale, bool]:
     """(from where to where, whether by factors); from 0 where it is not."""
     low, high = min(costs), max(costs)
     if low > 0 and high / low > WIDE:
-        room = 0.08 * math.log10(high / low)
-        ends = (math.log10(low) - room, math.log10(high) + 1.5 * room)
+        room = 0.13 * math.log10(high / low)  # for a name beside the first and the last
+        ends = (math.log10(low) - room, math.log10(high) + 1.6 * room)
         return Scale(low=10 ** ends[0], high=10 ** ends[1]), True
-    return Scale(low=0.0, high=1.12 * high), False
+    return Scale(low=0.0, high=1.2 * high), False
 
 
 def cost_ticks(scale: Scale, by_factors: bool) -> list[float]:
