@@ -29,8 +29,9 @@ from radit_ray.report.frames import (
     told,
     upright,
 )
-from radit_ray.report.markup import Html, join, tag
+from radit_ray.report.markup import Html, details, join, table, tag
 from radit_ray.report.plots import Scale, ticks
+from radit_ray.report.words import ABSENT
 
 HEIGHT, BOTTOM = 380.0, 40.0 + LINE
 WIDE = 8.0  # times the cheapest
@@ -61,6 +62,22 @@ def picture(plot: Front) -> Html:
     parts += _words(plot.spots, spots, stairs)
     names = list(dict.fromkeys(spot.series for spot in plot.spots))
     return figure(plot.title, plot.title, HEIGHT, parts, legend(names, line=False))
+
+
+def listing(plot: Front) -> Html:
+    """The same as a table that opens, cheapest first."""
+    rows = [
+        [
+            tag("span", spot.name, class_="name"),
+            "yes" if spot.best else ABSENT,
+            f"{spot.cost:.3g}",
+            told(spot.cell),
+        ]
+        for spot in plot.spots
+    ]
+    head = ["", "on the front", "device s", plot.upright]
+    whole = table(head, rows, label=plot.title, texts=2)
+    return details(f"All {len(rows)} of {plot.upright}", whole)
 
 
 def cost_scale(costs: Sequence[float]) -> tuple[Scale, bool]:

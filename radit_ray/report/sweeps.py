@@ -12,6 +12,7 @@ from typing import Any
 from radit_ray.report.costs import fronts as fronts_shown
 from radit_ray.report.curves import lines
 from radit_ray.report.figures import axis_of
+from radit_ray.report.fronts import listing
 from radit_ray.report.html import document, flat, listed
 from radit_ray.report.markup import Html, join, table, tag
 from radit_ray.report.points import COMPARED, SHOWN, curves, fields_of, fronts, names_of
@@ -148,7 +149,9 @@ def html(results: Results) -> str:
         (
             "answers",
             "What an answer costs",
-            fronts_shown(shown) if shown else tag("p", no_front(results), class_="note"),
+            join([fronts_shown(shown), *map(listing, shown)])
+            if shown
+            else tag("p", no_front(results), class_="note"),
         ),
         ("tables", "All numbers", _tables(results)),
         ("time", "Where the time went", _trials(results)),

@@ -128,6 +128,9 @@ def test_the_front_holds_what_none_beats() -> None:
     shown = html(found)
     assert "radit, k_infer 10: 50 [40, 60] for 0.4 s" in shown
     assert 'class="stairs"' in shown
+    row = shown.partition('<span class="name">radit, k_infer 10</span>')[2].partition("</tr>")[0]
+    assert ">yes<" in row
+    assert ">50 [40, 60]<" in row
     # answers of one finished run have no cost of their own
     assert fronts(results(SIZES)) == []
     assert "none has a cost of its own" in html(results(SIZES))
