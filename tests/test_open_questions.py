@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from killing import killed
 from tiny import tiny_world, write_jsonl
 
@@ -369,29 +370,10 @@ def test_bad_options_are_one_line(
 # --- on Ray ---
 
 SETTINGS = {
-    "k_infer": 2,
-    "max_new_tokens": 4,
+    **tiny.SETTINGS,
     "variants": "replug,lm-ft,radit",
-    "probes": "",
     "contrasts": "",
-    "chunk.docs_per_shard": 20,
-    "retrieve.k": 3,
-    "retrieve.corpus_examples": 0,
-    "lm_ft.k_train": 1,
-    "lm_ft.steps": 4,
-    "lm_ft.batch_size": 2,
-    "lm_ft.seq_len": 256,
-    "lm_ft.eval_every": 2,
-    "lm_ft.warmup": 1,
     "score.num_examples": 20,
-    "score.corpus_share": 0.0,
-    "r_ft.batch_size": 8,
-    "r_ft.eval_every": 2,
-    "r_ft.select_by": "last",
-    "evaluate.bootstrap": 50,
-    "evaluate.precision": "fp32",
-    "score.precision": "fp32",
-    "resources.num_workers": 1,
 }
 
 

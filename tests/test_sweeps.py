@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from killing import killed
 from tiny import tiny_world
 
@@ -27,29 +28,10 @@ from radit_ray.runs import check_recipe
 from radit_ray.sweeps import Sweep, check_sweep, in_order, run_sweep
 
 SETTINGS = {
-    "k_infer": 2,
-    "max_new_tokens": 4,
+    **tiny.SETTINGS,
     "variants": "replug,lm-ft,r-ft,radit",
-    "probes": "",
     "contrasts": "radit-minus-replug",
-    "chunk.docs_per_shard": 20,
-    "retrieve.k": 3,
-    "retrieve.corpus_examples": 0,
-    "lm_ft.k_train": 1,
-    "lm_ft.steps": 4,
-    "lm_ft.batch_size": 2,
-    "lm_ft.seq_len": 256,
-    "lm_ft.eval_every": 2,
-    "lm_ft.warmup": 1,
     "score.num_examples": 16,
-    "score.corpus_share": 0.0,
-    "r_ft.batch_size": 8,
-    "r_ft.eval_every": 2,
-    "r_ft.select_by": "last",
-    "evaluate.bootstrap": 50,
-    "evaluate.precision": "fp32",
-    "score.precision": "fp32",
-    "resources.num_workers": 1,
 }
 
 

@@ -39,6 +39,28 @@ TEXT = [
     "query: passage: the of and in Lyon Madrid Rome Berlin Vienna Oslo (old) 1.5 10:30 3",
 ]
 LM_KINDS = ("llama", "llama_tied", "qwen2", "qwen3", "gpt2", "bert")
+SETTINGS = {  # of a run over `tiny_world` in seconds
+    "k_infer": 2,
+    "max_new_tokens": 4,
+    "probes": "",
+    "chunk.docs_per_shard": 20,
+    "retrieve.k": 3,
+    "retrieve.corpus_examples": 0,
+    "lm_ft.k_train": 1,
+    "lm_ft.steps": 4,
+    "lm_ft.batch_size": 2,
+    "lm_ft.seq_len": 256,
+    "lm_ft.eval_every": 2,
+    "lm_ft.warmup": 1,
+    "score.corpus_share": 0.0,
+    "r_ft.batch_size": 8,
+    "r_ft.eval_every": 2,
+    "r_ft.select_by": "last",
+    "evaluate.bootstrap": 50,
+    "evaluate.precision": "fp32",
+    "score.precision": "fp32",
+    "resources.num_workers": 1,
+}
 _VOCABULARY = 300
 _WORLD_VOCABULARY = 500
 

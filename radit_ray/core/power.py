@@ -20,9 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from radit_ray.core.errors import InputError
-
-# two-sided 5%, found in 80% of repetitions: the sum of two standard normal quantiles
-FACTOR = 1.959964 + 0.841621
+from radit_ray.core.intervals import DETECTABLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,7 @@ def standard_error(found: Spread, *, num_groups: int = 0, num_seeds: int = 0) ->
 
 def detectable(found: Spread, *, num_groups: int = 0, num_seeds: int = 0) -> float:
     """The smallest true difference that a two-sided 5% test finds in 80% of repetitions."""
-    return FACTOR * standard_error(found, num_groups=num_groups, num_seeds=num_seeds)
+    return DETECTABLE * standard_error(found, num_groups=num_groups, num_seeds=num_seeds)
 
 
 def questions_needed(found: Spread, effect: float, *, num_seeds: int = 0) -> int | None:
@@ -103,7 +101,7 @@ def questions_needed(found: Spread, effect: float, *, num_seeds: int = 0) -> int
     if effect <= 0:
         raise InputError(f"effect is {effect}; expected a difference above 0")
     S = num_seeds or found.num_seeds
-    room = (effect / FACTOR) ** 2 - found.seeds / S
+    room = (effect / DETECTABLE) ** 2 - found.seeds / S
     if room <= 0:
         return None
     num_groups = (found.groups + found.rest / S) / room

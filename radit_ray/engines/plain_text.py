@@ -27,6 +27,7 @@ from radit_ray.engines.ranking import rank
 from radit_ray.engines.variants import Row, Variant, chunks_used, weights_of
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
+from radit_ray.models.lexical import Words
 from radit_ray.models.scoring import mixture_logprobs
 
 QUERIES = ("question", "context")
@@ -231,7 +232,7 @@ def shown_of(row: Row, variant: Variant) -> Shown:
     return Shown(backgrounds=tuple(texts), p_r_K=weight_K)
 
 
-def query_of(encoder: DualEncoder, context: str, query: str) -> str:
+def query_of(encoder: DualEncoder | Words, context: str, query: str) -> str:
     """What is searched for: the last question ("question"), else and without one ("context") the
     end of the context, as far as the encoder reads; by itself it would keep the beginning.
     """
@@ -240,6 +241,8 @@ def query_of(encoder: DualEncoder, context: str, query: str) -> str:
         if found:
             return str(found[-1])
     text = " ".join(context.split()[-QUERY_WORDS:])
+    if isinstance(encoder, Words):
+        return text  # all words are searched, however many
     room = encoder.query.max_tokens - len(encoder.query_tokens([""])[0])
     spans = encoder.spans(text)
     return text[spans[-room][0] :] if len(spans) > room else text

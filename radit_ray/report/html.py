@@ -16,7 +16,8 @@ from radit_ray.report.comparisons import ablation, grid, halves
 from radit_ray.report.costs import answers, times
 from radit_ray.report.markup import Html, details, join, table, tag
 from radit_ray.report.questions import Card
-from radit_ray.report.words import DEV, GLOSSARY, seconds
+from radit_ray.report.table import r_ft_dev
+from radit_ray.report.words import GLOSSARY, seconds
 
 Results = Mapping[str, Any]
 
@@ -129,16 +130,9 @@ def _questions(results: Results, cards: Sequence[Card]) -> Html:
 
 def _corpus_only(results: Results) -> Html:
     """R-ft on its dev examples, before and after."""
-    metrics = results["stages"].get("r-ft", {}).get("metrics", {})
-    before, after = metrics.get("dev_before", {}), metrics.get("dev", {})
-    rows = [
-        [name, DEV.get(name, ""), f"{before[name]:.3f}", f"{after[name]:.3f}"]
-        for name in before
-        if name in after
-    ]
+    head, rows = r_ft_dev(results)
     if not rows:
         return tag("p", "R-ft was not run.", class_="note")
-    head = ["metric", "what it is", "before", "after"]
     words = "Measured on examples cut from the corpus that R-ft was not trained on."
     return join([tag("p", words), table(head, rows, label="R-ft on dev", texts=2)])
 

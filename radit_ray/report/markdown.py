@@ -19,6 +19,7 @@ from radit_ray.report.table import (
     articles_table,
     contrasts_table,
     how_made,
+    r_ft_dev,
     retrieval_table,
     seeds_table,
     stages_table,
@@ -27,7 +28,7 @@ from radit_ray.report.table import (
     truncation_note,
     variants_table,
 )
-from radit_ray.report.words import DEV, sentence
+from radit_ray.report.words import sentence
 
 Results = Mapping[str, Any]
 FOLDER = "plots"
@@ -215,14 +216,7 @@ def _mark(row: Mapping[str, Any]) -> str:
 
 def _dev(results: Results) -> str:
     """R-ft on its dev examples."""
-    metrics = results["stages"].get("r-ft", {}).get("metrics", {})
-    before, after = metrics.get("dev_before", {}), metrics.get("dev", {})
-    rows = [
-        [name, DEV.get(name, ""), f"{before[name]:.3f}", f"{after[name]:.3f}"]
-        for name in before
-        if name in after
-    ]
-    head = ["metric", "what it is", "before", "after"]
+    head, rows = r_ft_dev(results)
     return text_table(head, rows, True) if rows else "R-ft was not run."
 
 

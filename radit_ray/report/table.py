@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radit_ray.report.words import DEV
+
 COMPARED = ("em", "f1", "nll", "recall@1")
 MEANING = {
     "closed-book": "base LM, no chunks",
@@ -247,3 +249,15 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: boo
         for row in [head, *rows]
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def r_ft_dev(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): R-ft on its dev examples, before and after; no rows where it was not run."""
+    metrics = results["stages"].get("r-ft", {}).get("metrics", {})
+    before, after = metrics.get("dev_before", {}), metrics.get("dev", {})
+    rows = [
+        [name, DEV.get(name, ""), f"{before[name]:.3f}", f"{after[name]:.3f}"]
+        for name in before
+        if name in after
+    ]
+    return ["metric", "what it is", "before", "after"], rows

@@ -24,11 +24,11 @@ from radit_ray.engines.answering import answer_batch
 from radit_ray.engines.connect import quiet
 from radit_ray.engines.explaining import explain
 from radit_ray.engines.plain_text import query_of
+from radit_ray.engines.ranking import query_encoder
 from radit_ray.engines.references import local_model
 from radit_ray.engines.sharded_index import IndexShard, merge_top_k
 from radit_ray.engines.variants import Row, Variant
 from radit_ray.models.causal_lm import CausalLM
-from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.serving.completing import Completion, Stream, Written, complete, with_logprobs
 
 T = TypeVar("T")
@@ -100,9 +100,7 @@ class Retriever:
     ) -> None:
         prepare(threads, sharers)
         self.shards, self.starts, self.batch_tokens = shards, starts, batch_tokens
-        self.encoder = DualEncoder.load(
-            local_model(encoder), preset=preset, device=device, separate=False
-        )
+        self.encoder = query_encoder(encoder, preset=preset, device=device, separate=False)
         self._batch.set_max_batch_size(max_batch)
 
     async def search(self, text: str, k: int, *, is_prompt: bool = False) -> Found:

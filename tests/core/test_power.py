@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from radit_ray.core.errors import InputError
-from radit_ray.core.intervals import minimum_detectable_effect, paired_bootstrap
+from radit_ray.core.intervals import DETECTABLE, minimum_detectable_effect, paired_bootstrap
 from radit_ray.core.power import (
-    FACTOR,
     Spread,
     detectable,
     questions_needed,
@@ -77,7 +76,7 @@ def test_one_seed_says_what_the_bootstrap_over_groups_says() -> None:
 
 def test_the_questions_needed_are_just_enough() -> None:
     found = spread(*drawn(np.random.default_rng(3), num_groups=50, num_seeds=4))
-    least = FACTOR * math.sqrt(found.seeds / 4)  # what any number of questions leaves
+    least = DETECTABLE * math.sqrt(found.seeds / 4)  # what any number of questions leaves
     for effect in (1.2 * least + 0.01, 2 * least + 0.05):
         needed = questions_needed(found, effect)
         assert needed is not None

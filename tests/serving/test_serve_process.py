@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from browser import OVERFLOW, Browser, browser, find
 from chain import Chain
-from chromium import OVERFLOW, Browser, browser, find
 from client import Client, Reply
 from conftest import free_port
 from process import Endpoint, endpoint
