@@ -248,7 +248,7 @@ def test_chat_answers_the_last_message(served: Client) -> None:
         ({"max_tokens": 10**9}, "max_tokens: got 1000000000"),
         ({"stop": ["x"] * 9}, "stop:"),
         ({"prompt": ["a", "b"], "stream": True}, "leave stream out"),
-        ({"best": 1}, "best: unknown field"),
+        ({"best": 1}, "best: got 1, unknown field"),
     ],
 )
 def test_a_completion_that_cannot_be_had_says_why(
@@ -312,7 +312,10 @@ def test_evaluate_measures_the_runs_own_questions(
         )
     assert set(result["contrasts"]) == {"replug-minus-closed-book"}
     again = served.post("/v1/evaluate", **body).events[-1]["result"]
-    assert again == result
+    # requests at once fall into other batches, whose fp32 sums differ in the last digits
+    for name, cells in result["variants"].items():
+        for metric, cell in cells.items():
+            assert again["variants"][name][metric] == pytest.approx(cell, rel=1e-4)
 
 
 def test_evaluate_takes_examples_and_nothing_else_that_names_files(served: Client) -> None:
