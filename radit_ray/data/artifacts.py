@@ -91,7 +91,9 @@ def make_link(path: str, target: str) -> None:
     if storage.is_local(path):
         name = storage.local(path)
         os.makedirs(os.path.dirname(name), exist_ok=True)
-        relative = os.path.relpath(storage.local(target), os.path.dirname(name))
+        # resolved: ".." of a folder that is itself a link leads elsewhere
+        place = os.path.realpath(os.path.dirname(name))
+        relative = os.path.relpath(os.path.realpath(storage.local(target)), place)
         if os.path.islink(name) and os.readlink(name) == relative:
             return
         if os.path.isdir(name) and not os.path.islink(name):

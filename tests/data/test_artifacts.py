@@ -311,6 +311,19 @@ def test_artifact_input_says_what_is_wrong(tmp_path: Path) -> None:
         artifacts.artifact_input(output, "toy")
 
 
+def test_a_link_below_a_linked_folder_leads_to_its_artifact(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "deep" / "runs").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "disk" / "deep" / "runs")
+    target = tmp_path / "runs" / "mine" / "artifacts" / "chunk-0"
+    target.mkdir(parents=True)
+    (target / "manifest.json").write_text("{}")
+    link = tmp_path / "runs" / "mine" / "chunk"
+    artifacts.make_link(str(link), os.path.realpath(target))  # as stages return it
+    assert (link / "manifest.json").read_text() == "{}"
+    assert (tmp_path / "disk/deep/runs/mine/chunk/manifest.json").exists()
+    assert not os.path.isabs(os.readlink(link))
+
+
 def test_links_stand_for_artifacts(tmp_path: Path) -> None:
     made = make(str(tmp_path / "artifacts" / "toy-1"))
     assert made is not None

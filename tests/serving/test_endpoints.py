@@ -315,7 +315,7 @@ def test_evaluate_measures_the_runs_own_questions(
     # requests at once fall into other batches, whose fp32 sums differ in the last digits
     for name, cells in result["variants"].items():
         for metric, cell in cells.items():
-            assert again["variants"][name][metric] == pytest.approx(cell, rel=1e-4)
+            assert again["variants"][name][metric] == pytest.approx(cell, rel=1e-3, abs=1e-5)
 
 
 def test_evaluate_takes_examples_and_nothing_else_that_names_files(served: Client) -> None:
