@@ -1,6 +1,7 @@
 """`ray job submit --working-dir . -- python jobs/pipeline.py ...` does what `radit run` does: same
 stages, same fingerprints, on a cluster that refuses whoever lacks its token; and only code is
-uploaded. The cluster is a real one of two CPUs with ports, token and folder of its own.
+uploaded. The cluster is a real one of two CPUs with ports, token and folder of its own. Both run
+on a corpus without questions, which tunes the retriever alone.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sentence_transformers import SentenceTransformer
 from tiny import tiny_lm, tiny_retriever, tiny_world
 
 import radit_ray
+from radit_ray.cli import _dispatch, _guarded
 
 pytestmark = pytest.mark.ray
 ROOT = Path(radit_ray.__file__).parent.parent
@@ -185,21 +188,28 @@ def test_the_cluster_refuses_requests_without_the_token(cluster: Cluster) -> Non
         assert answer.status == 200
 
 
-def test_a_submitted_job_makes_the_artifacts_of_radit_run(
-    job: Path, checkout: Path, arguments: list[str], tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "radit_ray.cli", "run", *arguments, "--num-cpus", "2"]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path)],
-        cwd=checkout,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    here, there = fingerprints(tmp_path / "results.json"), fingerprints(job / "results.json")
+@pytest.fixture(scope="module")
+def alone(
+    ray_cluster: None, arguments: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run folder of `radit run` with the same arguments on the cluster of the other tests."""
+    output = tmp_path_factory.mktemp("here")
+    assert _guarded(lambda: _dispatch(["run", *arguments, "--output", str(output)])) == 0
+    return output
+
+
+def test_a_submitted_job_makes_the_artifacts_of_radit_run(job: Path, alone: Path) -> None:
+    here, there = fingerprints(alone / "results.json"), fingerprints(job / "results.json")
     assert set(here) >= {"chunk", "embed", "index", "retrieve", "score", "r-ft"}
     assert there == here
+
+
+def test_without_questions_it_tunes_the_retriever_alone(alone: Path) -> None:
+    made = {path.name.rpartition("-")[0] for path in alone.glob("artifacts/*")}
+    assert made == {"chunk", "embed", "index", "retrieve", "score", "r-ft"}
+    SentenceTransformer(str(alone / "r-ft" / "retriever"), device="cpu")
+    assert json.loads((alone / "results.json").read_text())["variants"] == {}
+    assert json.loads((alone / "run.json").read_text())["variants"] == {}
 
 
 def fingerprints(results: Path) -> dict[str, str]:

@@ -39,9 +39,7 @@ def radit(*arguments: str) -> int:
 def arguments_of(world: dict[str, str], models: tuple[str, str], output: Path) -> list[str]:
     lm, retriever = models
     words = ["own", "--lm", lm, "--retriever", retriever, "--corpus", world["corpus"]]
-    words += ["--output", str(output)]
-    if "examples" in world:
-        words += ["--examples", world["examples"]]
+    words += ["--output", str(output), "--examples", world["examples"]]
     return [*words, *(part for setting in SETTINGS.split() for part in ("--set", setting))]
 
 
@@ -182,32 +180,6 @@ def test_ask_answers_also_after_the_run_was_moved(
         assert radit("ask", str(moved), " ") == 2
     finally:
         moved.rename(run)
-
-
-def test_without_questions_it_tunes_the_retriever_alone(
-    run: Path, world: dict[str, str], tiny_models: tuple[str, str], tmp_path: Path
-) -> None:
-    folder = tmp_path / "corpus-only"
-    for part in run.glob("artifacts/*"):  # the corpus side is the same: found by content
-        if part.name.startswith(("chunk-", "embed-", "index-")):
-            shutil.copytree(part, folder / "artifacts" / part.name)
-    before = stamps(folder)
-    only = {"corpus": world["corpus"]}
-    assert radit("run", *arguments_of(only, tiny_models, folder)) == 0
-    after = stamps(folder)
-    assert {name: after[name] for name in before} == before
-    assert {name.rpartition("-")[0] for name in after} == {
-        "chunk",
-        "embed",
-        "index",
-        "retrieve",
-        "score",
-        "r-ft",
-    }
-    SentenceTransformer(str(folder / "r-ft" / "retriever"), device="cpu")
-    results = read(folder / "results.json")
-    assert results["variants"] == {}
-    assert read(folder / "run.json")["variants"] == {}
 
 
 @pytest.mark.slow
