@@ -1,9 +1,8 @@
 """RA-DIT as a job: the method section of the paper in code. Every step is a stage on Ray; finished
 ones are reused.
 
-python jobs/pipeline.py RECIPE --output DIR [...]                     what `radit run` does, with
-the same options RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/pipeline.py
-RECIPE --output DIR
+    python jobs/pipeline.py RECIPE --output DIR [...]       what `radit run` does, its options too
+    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/pipeline.py RECIPE [...]
 """
 
 from __future__ import annotations

@@ -30,11 +30,13 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
     recipe = prepared(recipe, output)
     from radit_ray.engines.connect import connect
     from radit_ray.pipeline import pipeline
+    from radit_ray.recipe_checks import check_inputs, check_recipe
     from radit_ray.report.table import render
     from radit_ray.report.writing import write_report
-    from radit_ray.runs import check_recipe, merge_seeds, seeded
+    from radit_ray.runs import merge_seeds, seeded
 
     check_recipe(recipe)
+    check_inputs(recipe)
     if recipe.name == "own" and not recipe.examples:
         print(
             "radit: no --examples: R-ft runs on the corpus alone; LM-ft and the evaluation need "

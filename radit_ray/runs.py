@@ -15,42 +15,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from radit_ray.core.errors import InputError, nearest
 from radit_ray.cycles import Cycle
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Artifact, make_link, read_manifest
-from radit_ray.data.readers import list_corpus_files
 from radit_ray.data.work import FINGERPRINT
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import mean_over_seeds, measure, read_predictions
-from radit_ray.engines.references import model_input, retriever_input
 from radit_ray.engines.variants import Variant
 from radit_ray.models.presets import LEXICAL
+from radit_ray.recipe_checks import NO_R_FT, R_FT, check_recipe
 from radit_ray.recipes import Recipe
 from radit_ray.report.words import STAGES
 from radit_ray.stages.evaluate import EvaluateConfig
 from radit_ray.stages.index import IndexConfig
 from radit_ray.stages.lm_ft import LmFtConfig
-
-VARIANTS = ("closed-book", "replug", "replug-5shot", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
-PROBES = (
-    "lm-ft-closed-book",
-)  # looked at by task only: does the tuned LM still know what it knew?
-R_FT = ("r-ft", "radit")  # variants of a tuned query encoder
-NO_R_FT = "BM25 has no weights that R-ft could tune"
-FILLED = {  # fields of a stage that a run decides, and what to set instead
-    "lm_ft.lm": "lm",
-    "lm_ft.background": "variants",
-    "embed.retriever": "retriever",
-    "embed.preset": "preset",
-    "retrieve.retriever": "retriever",
-    "retrieve.preset": "preset",
-    "r_ft.retriever": "retriever",
-    "r_ft.preset": "preset",
-    "evaluate.variants": "variants",
-    "evaluate.contrasts": "contrasts",
-    "evaluate.probes": "probes",
-}
 
 
 class Run:
@@ -342,73 +320,3 @@ def merge_seeds(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[
 def _wall_s(stages: Iterable[dict[str, Any]]) -> float:
     """Seconds of the artifacts behind some stages; one that serves two roles was made once."""
     return float(sum({s["fingerprint"]: s["cost"]["wall_s"] for s in stages}.values()))
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """What can be told before any work: unknown variants, sizes that contradict each other, missing
-    inputs.
-    """
-    for what, names, known in (
-        ("variant", recipe.variants, VARIANTS),
-        ("probe", recipe.probes, PROBES),
-    ):
-        for name in names:
-            if name not in known:
-                raise InputError(f"unknown {what} {name!r}{nearest(name, known)}")
-    if len(set(recipe.seeds)) != len(recipe.seeds):
-        raise InputError(f"seeds={recipe.seeds}, expected different ones")
-    for contrast in recipe.contrasts:
-        for side in contrast.split("-minus-"):
-            if side not in VARIANTS or "-minus-" not in contrast:
-                raise InputError(
-                    f"contrast {contrast!r}, expected A-minus-B with A and B of: "
-                    f"{', '.join(VARIANTS)}"
-                )
-    for field, instead in FILLED.items():
-        stage, _, name = field.partition(".")
-        config = getattr(recipe, stage)
-        plain = {f.name: f for f in dataclasses.fields(config)}[name].default
-        if getattr(config, name) != plain:
-            raise InputError(f"{field} is filled in by a run; set {instead} instead")
-    if recipe.lm_ft.lora_export == "adapter":
-        raise InputError(
-            "lm_ft.lora_export='adapter': a run evaluates the tuned LM, which must be whole; use "
-            "'merged' here and `radit lm-ft` by itself for an adapter"
-        )
-    if recipe.cycle_init not in ("base", "previous"):
-        raise InputError(
-            f"cycle_init={recipe.cycle_init!r}{nearest(recipe.cycle_init, ['base', 'previous'])}"
-        )
-    if recipe.cycles < 0:
-        raise InputError(f"cycles={recipe.cycles}, expected 0 or more")
-    if max(recipe.k_infer, recipe.lm_ft.k_train) > recipe.retrieve.k:
-        raise InputError(
-            f"k_infer={recipe.k_infer} and lm_ft.k_train={recipe.lm_ft.k_train} must not exceed "
-            f"retrieve.k={recipe.retrieve.k}; raise retrieve.k"
-        )
-    if recipe.retriever == LEXICAL:
-        _check_lexical(recipe)
-    for name in ("lm", "retriever", "corpus"):
-        if not getattr(recipe, name):
-            raise InputError(
-                f"recipe {recipe.name!r} needs --{name}; give a path or a Hugging Face id"
-            )
-    # a wrong model or path must not show only after the corpus has been embedded
-    model_input(recipe.lm, what="lm")
-    retriever_input(recipe.retriever, recipe.preset)
-    list_corpus_files(recipe.corpus)
-
-
-def _check_lexical(recipe: Recipe) -> None:
-    if not recipe.examples:
-        raise InputError(f"without examples a run is R-ft alone, and {NO_R_FT}; give --examples")
-    if recipe.cycles > 1:
-        raise InputError(
-            f"cycles={recipe.cycles} with retriever bm25: {NO_R_FT}, so each cycle would be the "
-            "first one again; use cycles 0 or 1"
-        )
-    if not set(recipe.variants) - set(R_FT):
-        raise InputError(
-            f"variants {', '.join(recipe.variants)} with retriever bm25: {NO_R_FT}; add one of "
-            f"{', '.join(name for name in VARIANTS if name not in R_FT)}"
-        )

@@ -34,8 +34,9 @@ from radit_ray.engines.references import model_input, num_parameters, retriever_
 from radit_ray.engines.study import Choices, Space, Study, check_stopper
 from radit_ray.engines.sweep import Watch, check_parallel, run_study, trial_resources
 from radit_ray.engines.tracking import check_trackers
+from radit_ray.recipe_checks import check_recipe
 from radit_ray.recipes import Recipe, override
-from radit_ray.runs import Run, check_recipe
+from radit_ray.runs import Run
 from radit_ray.stages.chunk import chunk
 from radit_ray.trials import SPEED, Trial, digest_of, trial_name
 

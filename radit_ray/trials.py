@@ -17,8 +17,9 @@ from radit_ray.curves import Curve, answer_views, points, views
 from radit_ray.data import storage
 from radit_ray.models.presets import LEXICAL
 from radit_ray.pipeline import pipeline
+from radit_ray.recipe_checks import NO_R_FT, R_FT
 from radit_ray.recipes import Recipe, override
-from radit_ray.runs import NO_R_FT, R_FT, merge_seeds, seeded
+from radit_ray.runs import merge_seeds, seeded
 
 SPEED = "s_per_question"  # of a variant: device seconds
 UNTUNED = {"lm-ft": "replug", "r-ft": "replug", "radit": "replug"}  # what they are without a cycle

@@ -15,6 +15,7 @@ from tiny import tiny_world
 
 from radit_ray.core.errors import InputError
 from radit_ray.data.world import WorldConfig
+from radit_ray.recipe_checks import check_inputs, check_recipe
 from radit_ray.recipes import (
     RECIPES,
     demo,
@@ -156,6 +157,45 @@ def test_contradictions_are_found_before_any_work(tmp_path: object) -> None:
     ):
         with pytest.raises(InputError, match=message):
             Run(own(**{**filled, **changes}), str(tmp_path))
+
+
+def test_inputs_are_read_before_any_work(tiny_models: tuple[str, str], tmp_path: Path) -> None:
+    lm, retriever = tiny_models
+    world = tiny_world(tmp_path)
+    recipe = dataclasses.replace(own(), lm=lm, retriever=retriever, **world)
+    check_inputs(recipe)
+    row = {"question": "Who?", "answers": ["Ada"]}
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps({**row, "id": str(i)}) + "\n" for i in range(20)))
+    check_inputs(dataclasses.replace(recipe, examples=str(bare)))  # its shares cut dev and eval
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(json.dumps(row) + '\n{"question": ')
+    uncut = {"retrieve.dev_share": 0.0}
+    for changes, message in (
+        (
+            {"examples": str(bare), "retrieve.eval_share": 0.0},
+            "of split 'eval', only of dev, train",
+        ),
+        ({"examples": str(bare), "retrieve.dev_share": 0.0}, "retrieve.dev_share=0.1"),
+        ({"examples": f"eval={bare}", **uncut}, "no example of split 'train'"),
+        ({"examples": str(broken)}, r"broken\.jsonl:2"),
+        ({"lm": str(tmp_path / "empty")}, r"no \*\.safetensors"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_inputs(override(recipe, changes))
+    check_inputs(override(recipe, {"examples": f"eval={bare}", "cycles": 0, **uncut}))
+
+
+def test_values_of_a_stage_are_checked_before_any_work(
+    tiny_models: tuple[str, str], tmp_path: Path
+) -> None:
+    lm, retriever = tiny_models
+    recipe = dataclasses.replace(own(), lm=lm, retriever=retriever, **tiny_world(tmp_path))
+    for field, value in (("lm_ft.select_by", "em"), ("r_ft.direction", "r_to_l")):
+        with pytest.raises(InputError, match=f"{field.partition('.')[2]}='{value}'"):
+            check_recipe(override(recipe, {field: value}))
 
 
 def test_unknown_recipes_suggest_the_nearest() -> None:

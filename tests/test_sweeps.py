@@ -22,9 +22,9 @@ from radit_ray.data.world import WorldConfig
 from radit_ray.demo_world import dated_corpora
 from radit_ray.engines.asking import ask
 from radit_ray.engines.study import Choices, Range
+from radit_ray.recipe_checks import check_recipe
 from radit_ray.recipes import Recipe, override, own
 from radit_ray.report.sweeps import page, render
-from radit_ray.runs import check_recipe
 from radit_ray.sweeps import Sweep, check_sweep, in_order, run_sweep
 
 SETTINGS = {

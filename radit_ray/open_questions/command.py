@@ -14,8 +14,9 @@ from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.open_questions.base import Job, Lines, answer, share_artifacts
 from radit_ray.options import parse
+from radit_ray.recipe_checks import check_inputs, check_recipe
 from radit_ray.recipes import WORLD_LM, override, recipe_named
-from radit_ray.runs import Run, check_recipe
+from radit_ray.runs import Run
 
 SEEDS = (0, 1, 2, 3, 4)  # of the demo; of other recipes their own
 QUESTIONS = {
@@ -64,6 +65,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
     if not recipe.examples:
         raise InputError("an open question measures answers; give --examples")
     check_recipe(recipe)
+    check_inputs(recipe)
     if args.artifacts:
         share_artifacts(args.output, args.artifacts)
     job = Job(

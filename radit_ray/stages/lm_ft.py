@@ -117,7 +117,7 @@ def lm_ft(
     examples, k_train above the ranked chunks, an LM without EOS, workers that do not fit.
     """
     inputs = {"ranked": artifact_input(ranked, "retrieve"), "lm": model_input(config.lm, what="lm")}
-    _check(config)
+    check_lm_ft(config)
     config = dataclasses.replace(config, lm=inputs["lm"].path)
     resolve = resolved_precision(resources)
     label = "lm-ft" if config.background else "it"
@@ -479,7 +479,8 @@ def _beside(output: str) -> str | None:
     return path
 
 
-def _check(config: LmFtConfig) -> None:
+def check_lm_ft(config: LmFtConfig) -> None:
+    """InputError on values that cannot be, before any work."""
     if config.k_train < 1 or config.batch_size < 1 or config.seq_len < 8:
         raise InputError(
             f"k_train={config.k_train}, batch_size={config.batch_size}, seq_len={config.seq_len}; "

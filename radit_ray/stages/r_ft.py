@@ -108,7 +108,7 @@ def r_ft(
         "embeddings": artifact_input(embeddings, "embed"),
         "retriever": retriever_input(config.retriever, config.preset),
     }
-    _check(config)
+    check_r_ft(config)
     config = dataclasses.replace(
         config,
         retriever=inputs["retriever"].path,
@@ -466,7 +466,8 @@ def _fitted_t_r(scored: Input) -> float:
     return float(manifest["metrics"]["t_r"])
 
 
-def _check(config: RFtConfig) -> None:
+def check_r_ft(config: RFtConfig) -> None:
+    """InputError on values that cannot be, before any work."""
     if config.answer_score not in TAU_DEFAULTS:
         raise InputError(
             f"answer_score={config.answer_score!r}{nearest(config.answer_score, TAU_DEFAULTS)}"
