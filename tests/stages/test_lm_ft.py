@@ -25,11 +25,10 @@ from radit_ray.engines.zero import operators_folder
 from radit_ray.stages.lm_ft import (
     LmFtConfig,
     LmFtTask,
-    LmTokenWorker,
-    choose_instances,
     export_model,
     lm_ft,
 )
+from radit_ray.stages.lm_ft_instances import LmTokenWorker, choose_instances
 
 pytestmark = pytest.mark.ray
 STEPS = 16

@@ -28,7 +28,8 @@ from radit_ray.data.artifacts import (
     vectors_of,
 )
 from radit_ray.engines.resources import Resources
-from radit_ray.stages.r_ft import RFtConfig, RFtTask, prepare, r_ft
+from radit_ray.stages.r_ft import RFtConfig, RFtTask, r_ft
+from radit_ray.stages.r_ft_rows import prepare
 
 pytestmark = pytest.mark.ray
 ONE = Resources(num_workers=1)
