@@ -9,7 +9,6 @@ computed once for all of that, where the LM allows (`models/prefix.py`).
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
@@ -19,8 +18,9 @@ import torch
 
 from radit_ray.core import ensembles, metrics
 from radit_ray.core.retrieval import mixture_nll
-from radit_ray.core.templates import clean_answer, gold_choice, options
+from radit_ray.core.templates import gold_choice
 from radit_ray.data.rows import answer_hits, hits_of, own_score
+from radit_ray.engines.candidates import Candidates, Ids, Question, decode
 from radit_ray.engines.variants import (
     TRUNCATION,
     Row,
@@ -31,13 +31,12 @@ from radit_ray.engines.variants import (
     truncation,
     weights_of,
 )
-from radit_ray.models.causal_lm import CausalLM, FittedPrompt
+from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.prefix import Prefix, prefill, prefix_batches
 
 # recall by the gold chunk where the example names it; answer_recall by answer string in any case
 METRICS = ("em", "f1", "nll", "recall@1", "recall@5", "answer_recall@1", "answer_recall@5")
 SCORE = "score"  # the example's own metric (rows.EXAMPLE), em where it names none
-Ids = list[int]
 
 _FLOATS = pa.list_(pa.float32())
 _STRINGS = pa.list_(pa.string())
@@ -118,23 +117,6 @@ def answer_depths(
     return {k: [found[number][k] for number in range(len(rows))] for k in ks}, tokens
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-    """A row as the LM is asked: the gold answer's ids, its prompts, and for each k what they
-    weigh.
-    """
-
-    row: Row
-    gold: Ids
-    fitted: list[FittedPrompt]
-    weights: dict[int, np.ndarray]  # {k: p_R over the prompts that k chunks use}
-
-    @property
-    def prompts(self) -> list[Ids]:
-        """Of the largest k."""
-        return [fitted.ids for fitted in self.fitted]
-
-
 def _question(
     lm: CausalLM, row: Row, variant: Variant, ks: Sequence[int], t_r: float, shots: Sequence[str]
 ) -> Question:
@@ -162,7 +144,7 @@ def _answer(
         flat = [prompt for question in questions for prompt in question.prompts]
         prefix = prefill(lm, flat, batch_tokens=batch_tokens)
         tokens += lm.last_num_tokens
-    found, used = _candidates(lm, questions, variant, batch_tokens, prefix)
+    found, used = decode(lm, questions, variant, batch_tokens, prefix)
     tokens += used
     # gold answer and candidates together, behind each prompt
     asked = [_unique_ids(by_k.values()) for by_k in found]
@@ -253,86 +235,6 @@ def _logprobs(
     parts = np.split(logprobs, np.cumsum(sizes)[:-1])
     tokens = lm.last_num_tokens
     return [part.reshape(-1, len(p)) for part, p in zip(parts, prompts, strict=True)], tokens
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """What a row may answer: texts, and the ids of those that the ensemble has to score."""
-
-    texts: list[str]
-    ids: list[list[int]]
-    chunk_answers: list[str] = dataclasses.field(default_factory=list)  # each prompt's own
-
-
-def _candidates(
-    lm: CausalLM,
-    questions: list[Question],
-    variant: Variant,
-    batch_tokens: int,
-    prefix: Prefix | None,
-) -> tuple[list[dict[int, Candidates]], int]:
-    """For each question and k: the options of a choice; else what the LM decodes, from each prompt
-    or from their mixture.
-    """
-    found: list[dict[int, Candidates]] = []
-    mixed: dict[int, list[tuple[int, int]]] = {}  # number of prompts -> (question, k)
-    alone: dict[int, int] = {}  # question -> its prompts that are decoded by themselves
-    for i, question in enumerate(questions):
-        row, weights = question.row, question.weights
-        texts = options(row, variant.template) if len(row["choices"]) else []
-        choices = Candidates(texts=texts, ids=[lm.answer_ids(text) for text in texts])
-        found.append(dict.fromkeys(weights, choices) if texts else {})
-        for k, weight_K in () if texts else weights.items():
-            if variant.ensemble == "tokens" and len(weight_K) > 1:
-                mixed.setdefault(len(weight_K), []).append((i, k))
-            else:
-                alone[i] = max(alone.get(i, 0), len(weight_K))
-    tokens = 0
-    for count, places in sorted(mixed.items()):
-        ids = lm.generate(
-            [prompt for i, _ in places for prompt in questions[i].prompts[:count]],
-            max_new_tokens=variant.max_new_tokens,
-            group_size=count,
-            log_p_r=np.log(np.stack([questions[i].weights[k] for i, k in places])),
-            batch_tokens=batch_tokens,
-            prefix=prefix,
-        )
-        tokens += lm.last_num_tokens
-        for (i, k), answer in zip(places, ids, strict=True):
-            found[i][k] = Candidates(texts=[clean_answer(lm.text(answer))], ids=[])
-    if alone:
-        ids = lm.generate(
-            [prompt for i, count in alone.items() for prompt in questions[i].prompts[:count]],
-            max_new_tokens=variant.max_new_tokens,
-            batch_tokens=batch_tokens,
-            prefix=prefix,
-        )
-        tokens += lm.last_num_tokens
-        decoded = iter(clean_answer(lm.text(answer)) for answer in ids)
-        for i, count in alone.items():
-            own = [next(decoded) for _ in range(count)]
-            for k, weight_K in questions[i].weights.items():
-                if k not in found[i]:
-                    first = own[: len(weight_K)]
-                    found[i][k] = unique_answers(lm, first, weight_K, variant.max_answers)
-    return found, tokens
-
-
-def unique_answers(
-    lm: CausalLM, chunk_answers: list[str], weight_K: np.ndarray, max_answers: int
-) -> Candidates:
-    """Unique non-empty answers, those whose prompts hold most p_R first. A single one needs no
-    score.
-    """
-    mass: collections.Counter[str] = collections.Counter()
-    for text, weight in zip(chunk_answers, weight_K, strict=True):
-        if text:
-            mass[text] += float(weight)
-    texts = [text for text, _ in mass.most_common(max_answers or None)]
-    # every unique answer under every prompt (Eq. 2), EOS included so that a prefix of an answer
-    # does not win by being short
-    ids = [lm.answer_ids(text, eos=True) for text in texts] if len(texts) > 1 else []
-    return Candidates(texts=texts, ids=ids, chunk_answers=chunk_answers)
 
 
 def _pick(found: Candidates, logprob_UK: torch.Tensor, weight_K: torch.Tensor) -> Row:

@@ -21,8 +21,8 @@ from radit_ray.core import ensembles
 from radit_ray.core.errors import InputError
 from radit_ray.core.templates import background, format_chunk
 from radit_ray.data.rows import example_row
-from radit_ray.engines.answering import unique_answers
 from radit_ray.engines.asking import Opened
+from radit_ray.engines.candidates import unique_answers
 from radit_ray.engines.ranking import rank
 from radit_ray.engines.variants import Row, Variant, chunks_used, weights_of
 from radit_ray.models.causal_lm import CausalLM
