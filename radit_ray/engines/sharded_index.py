@@ -19,6 +19,7 @@ import ray
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, read_manifest
+from radit_ray.data.integrity import arrow_damage_named
 from radit_ray.data.rows import seeded_order
 from radit_ray.models import faiss_shard, lexical
 from radit_ray.models.presets import LEXICAL
@@ -123,9 +124,10 @@ def shard_starts(arguments: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
 
 
 def chunk_table(index: str, shard: Mapping[str, Any]) -> pa.Table:
-    """The chunks of a shard, memory-mapped."""
-    source = pa.memory_map(storage.local_copy(storage.join(index, shard["arrow"])))
-    return pa.ipc.open_file(source).read_all()
+    """The chunks of a shard, memory-mapped; InputError where the file breaks off."""
+    file = storage.join(index, shard["arrow"])
+    with arrow_damage_named(file):
+        return pa.ipc.open_file(pa.memory_map(storage.local_copy(file))).read_all()
 
 
 def allowed_rows(table: pa.Table, prefix: Prefix, last: bytes) -> np.ndarray:

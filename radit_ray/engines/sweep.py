@@ -182,12 +182,15 @@ def _measured(objective: Objective, values: dict[str, Any]) -> dict[str, Any]:
     quiet()
     try:
         return dict(objective(values))
-    except InputError as error:
-        return {"failed": str(error)}
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        refused = input_error(error)  # also where a worker raised it
+        if refused is not None:
+            return {"failed": refused}
+        reason = root_cause(error)
+        kind = type(error).__name__
+        rays = type(error).__module__.startswith("ray.")  # its reason names the kind already
         return {
-            "failed": f"{type(error).__name__}: {lines[-1].strip()}",
+            "failed": reason if rays else f"{kind}: {reason}",
             "traceback": traceback.format_exc(),
         }
 
