@@ -8,6 +8,7 @@ everywhere; the last line of that text is Ray's own advice.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -25,30 +26,28 @@ def input_error(error: BaseException) -> str | None:
     for found in _wrapped(error):
         if isinstance(found, InputError) and not _is_rays(found):
             return str(found)
-    for kind, message in reversed(_raised(error)):
-        if kind.rpartition(".")[2] == InputError.__name__:
-            return message
-    return None
+    return next((what for kind, what in _told(error) if kind.endswith("InputError")), None)
 
 
 def root_cause(error: BaseException) -> str:
-    """One line: the kind and message of what a worker raised; of an error that is not Ray's, its
-    own last line.
+    """One line: kind and message of what a worker raised; of an error that is not Ray's, its own
+    kind and last line.
+
+    >>> root_cause(RuntimeError("a long story\\nthe point"))
+    'RuntimeError: the point'
     """
-    if not _is_rays(error):
-        return _last_line(error)
     for found in _wrapped(error):
         if not _is_rays(found):
-            return f"{type(found).__name__}: {' '.join(str(found).split())}"[:_LONG]
-    for kind, message in reversed(_raised(error)):
+            return f"{type(found).__name__}: {_last_line(found)}"
+    for kind, what in _told(error):
         if not kind.startswith("ray."):
-            return f"{kind}: {message}"[:_LONG]
-    return _last_line(error)
+            return f"{kind}: {what}"
+    return f"{type(error).__name__}: {_last_line(error)}"
 
 
 def _last_line(error: BaseException) -> str:
     lines = [line for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return lines[-1].strip() if lines else ""
 
 
 def _is_rays(error: BaseException) -> bool:
@@ -75,17 +74,13 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
         waiting.append(found.__cause__)
 
 
-def _raised(error: BaseException) -> list[tuple[str, str]]:
-    """(kind, message) of each exception in the traceback that Ray carries as text, the first raised
-    first: the unindented line after the frames.
+def _told(error: BaseException) -> Iterator[tuple[str, str]]:
+    """(kind, message) of each exception in the tracebacks that Ray's errors carry as text, the last
+    raised first: in each the unindented line after the frames.
     """
-    if not _is_rays(error):
-        return []
-    found = []
-    before = ""
-    for line in _COLOURS.sub("", str(error)).splitlines():
-        match = _RAISED.fullmatch(line)
-        if match and before.startswith((" ", "ray::", "Traceback ")):
-            found.append((match[1], (match[2] or "").strip()))
-        before = line
-    return found
+    for found in filter(_is_rays, _wrapped(error)):
+        lines = _COLOURS.sub("", str(found)).splitlines()
+        for before, line in reversed(list(itertools.pairwise(lines))):
+            match = _RAISED.fullmatch(line)
+            if match and before.startswith((" ", "ray::", "Traceback ")):
+                yield match[1], (match[2] or "").strip()

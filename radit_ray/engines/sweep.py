@@ -27,6 +27,7 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from radit_ray.core.errors import InputError
+from radit_ray.core.failures import input_error, root_cause
 from radit_ray.data import storage
 from radit_ray.engines.connect import quiet
 from radit_ray.engines.resources import Resources
@@ -186,13 +187,7 @@ def _measured(objective: Objective, values: dict[str, Any]) -> dict[str, Any]:
         refused = input_error(error)  # also where a worker raised it
         if refused is not None:
             return {"failed": refused}
-        reason = root_cause(error)
-        kind = type(error).__name__
-        rays = type(error).__module__.startswith("ray.")  # its reason names the kind already
-        return {
-            "failed": reason if rays else f"{kind}: {reason}",
-            "traceback": traceback.format_exc(),
-        }
+        return {"failed": root_cause(error), "traceback": traceback.format_exc()}
 
 
 class StudySearcher(Searcher):
