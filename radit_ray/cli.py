@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 from radit_ray import cli_results as results
 from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.failures import input_error, root_cause
 from radit_ray.data.world import WorldConfig
 from radit_ray.options import one_line, parse
 
@@ -184,16 +185,9 @@ def _guarded(work: Callable[[], None]) -> int:
     try:
         work()
         sys.stdout.flush()
-    except InputError as error:
-        print(f"radit: {one_line(error)}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _disk_full(error.filename or "")
-        return _failed(error)
     except KeyboardInterrupt:
         print(
             "radit: interrupted; run the same command again, what is finished is kept",
@@ -201,7 +195,11 @@ def _guarded(work: Callable[[], None]) -> int:
         )
         return 130
     except Exception as error:
-        return _failed(error)
+        refused = input_error(error)  # also where a worker raised it
+        if refused is None:
+            return _failed(error)
+        print(f"radit: {one_line(refused)}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -216,6 +214,8 @@ def _disk_full(file: str) -> int:
 
 
 def _failed(error: BaseException) -> int:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _disk_full(error.filename or "")
     if "No space left on device" in str(error):  # safetensors and FAISS do not raise an OSError
         return _disk_full("")
     if os.environ.get("RADIT_VERBOSE") == "1":
@@ -224,10 +224,9 @@ def _failed(error: BaseException) -> int:
         "w", prefix="radit-error-", suffix=".log", delete=False
     ) as file:
         file.write(traceback.format_exc())
-    # Ray's errors carry the worker's traceback as text; its last line says what happened
-    last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = one_line(root_cause(error))
     print(
-        f"radit: failed: {one_line(last[-1])} (traceback in {file.name}); the same command resumes",
+        f"radit: failed: {reason} (traceback in {file.name}); the same command resumes",
         file=sys.stderr,
     )
     return 1

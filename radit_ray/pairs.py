@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from typing import Any
 
@@ -61,7 +62,7 @@ def _tables(path: str) -> dict[str, Any]:
     with storage.open_read(path) as stream:
         text = stream.read().decode()
     try:
-        found = tomllib.loads(text) if path.endswith(".toml") else storage.read_json(path)
+        found = tomllib.loads(text) if path.endswith(".toml") else json.loads(text)
     except ValueError as error:
         raise InputError(f"{path}: {error}; expected TOML with one table a role") from None
     return dict(found)

@@ -113,7 +113,7 @@ def read_rates(file: str) -> Rates:
         raise InputError(f"{file} does not exist; expected a JSON file with rates")
     known = {field.name for field in dataclasses.fields(Rates)}
     try:
-        found = dict(storage.read_json(file))
+        found = dict(storage.read_json(file, fix="expected JSON with the fields of Rates"))
         for name in found:
             if name not in known:
                 raise InputError(f"{file}: unknown field {name!r}{nearest(name, known)}")

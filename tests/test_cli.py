@@ -131,6 +131,31 @@ def test_wrong_words_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("run.json", ["ask", "{}", "who?"]),
+        ("run.json", ["challenge", "{}", "--output", "x"]),
+        ("sweep.json", ["report", "{}"]),
+        ("results.json", ["report", "{}"]),
+        ("suite.json", ["report", "{}"]),
+    ],
+)
+def test_a_file_of_a_run_that_breaks_off_is_one_line(
+    name: str,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text('{"variants": {"radit": ')
+    assert radit(*(word.format(tmp_path) for word in arguments)) == 2
+    message = one_line(capsys)
+    assert message.startswith(f"radit: {tmp_path / name} is damaged or breaks off (not JSON: ")
+    assert "delete it and run what wrote it again" in message
+
+
 def test_recipes_are_named_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _dispatch(["run", "--help"])

@@ -8,7 +8,6 @@ get a fingerprint of their content too.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
+from radit_ray.data.integrity import arrow_damage_named, redo, sha256_once, verify
 
 FORMAT_VERSION = 1
 LINK = "artifact.link"  # stands in for a symbolic link on object stores
@@ -112,7 +112,7 @@ def read_manifest(path: str) -> dict[str, Any] | None:
     name = storage.join(resolve_link(path), "manifest.json")
     if not storage.exists(name):
         return None
-    manifest = storage.read_json(name)
+    manifest = storage.read_json(name, fix=redo(name))
     if manifest.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{name}: format_version {manifest.get('format_version')!r}, expected "
@@ -161,23 +161,8 @@ def folder_fingerprint(path: str) -> str:
     for name in storage.list_files(folder):
         if os.path.basename(name) == "README.md" or name.startswith("."):
             continue
-        listed.append([name, known.get(name) or _sha256_once(storage.join(folder, name))])
+        listed.append([name, known.get(name) or sha256_once(storage.join(folder, name))])
     return fingerprint_of(listed)
-
-
-def _sha256_once(path: str) -> str:
-    """sha256 of a file, remembered in this process as long as its size and time stay: a run names
-    its models several times, and they are large.
-    """
-    if not storage.is_local(path):
-        return storage.sha256_of(path)
-    found = os.stat(storage.local(path))
-    return _sha256_of_version(path, found.st_size, found.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256_of_version(path: str, size: int, mtime_ns: int) -> str:
-    return storage.sha256_of(path)
 
 
 def _manifest_hashes(folder: str) -> dict[str, str]:
@@ -192,7 +177,7 @@ def _manifest_hashes(folder: str) -> dict[str, str]:
         manifest = storage.join(current, "manifest.json")
         if storage.exists(manifest):
             prefix = "/".join(parts) + "/"
-            files = storage.read_json(manifest)["files"]
+            files = storage.read_json(manifest, fix=redo(manifest))["files"]
             return {
                 f["name"][len(prefix) :]: f["sha256"] for f in files if f["name"].startswith(prefix)
             }
@@ -225,8 +210,12 @@ def commit_shard(
 
 
 def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet shard as a table."""
-    with storage.open_read(path) as stream:
+    """One Parquet shard as a table, once its sha256 is the one in its artifact's manifest;
+    InputError where it is not, or cannot be read. An unfinished artifact has no manifest yet: its
+    own stage reads there what it has just written.
+    """
+    verify(path)
+    with arrow_damage_named(path), storage.open_read(path) as stream:
         return pq.ParquetFile(stream).read(columns)
 
 

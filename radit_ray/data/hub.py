@@ -66,9 +66,13 @@ def iter_hub(spec: str) -> Iterator[Record]:
         raise
     # Hub, network and file-system layers each have their own exceptions without a common base.
     except Exception as error:
+        fix = (
+            "check config and split, or copy or save the folder again"
+            if os.path.isdir(name)
+            else "check its name, config and split, or give the path of a local copy"
+        )
         raise InputError(
-            f"{spec}:{row}: the data set cannot be read ({one_line(error)}); check its name, "
-            "config and split, or give the path of a local copy"
+            f"{spec}:{row}: the data set cannot be read ({one_line(error)}); {fix}"
         ) from error
 
 

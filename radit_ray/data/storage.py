@@ -74,9 +74,15 @@ def read_bytes(path: str) -> bytes:
         return stream.read()
 
 
-def read_json(path: str) -> Any:
-    """The JSON value of one file."""
-    return json.loads(read_bytes(path))
+def read_json(path: str, *, fix: str = "") -> Any:
+    """The JSON value of one file; InputError where it breaks off or holds something else. `fix`:
+    what to do about it, where that is more than writing this one file anew.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:  # not JSON, or not UTF-8
+        fix = fix or "delete it and run what wrote it again, or copy it again"
+        raise InputError(f"{path} is damaged or breaks off (not JSON: {error}); {fix}") from error
 
 
 @contextlib.contextmanager
@@ -179,6 +185,15 @@ def remove(path: str) -> None:
     fs, root = url_to_fs(path)
     if fs.exists(root):
         fs.rm(root, recursive=True)
+
+
+def version_of(path: str) -> str:
+    """What changes when a file is written anew: size and time, or what its store says of it."""
+    if is_local(path):
+        found = os.stat(local(path))
+        return f"{found.st_size} {found.st_mtime_ns}"
+    fs, root = url_to_fs(path)
+    return str(fs.ukey(root))
 
 
 def sha256_of(path: str) -> str:

@@ -34,6 +34,7 @@ from radit_ray.data.artifacts import (
     read_manifest,
     resolve_link,
 )
+from radit_ray.data.integrity import redo
 from radit_ray.data.versions import versions
 
 FINGERPRINT = "{fingerprint}"  # in an output path: the artifact is named by what it holds
@@ -257,7 +258,7 @@ def _read_identity(output: str) -> dict[str, Any] | None:
     name = storage.join(output, "identity.json")
     if not storage.exists(name):
         return None
-    record = dict(storage.read_json(name))
+    record = dict(storage.read_json(name, fix=redo(name)))
     return {**record, "inputs": {k: v["fingerprint"] for k, v in record["inputs"].items()}}
 
 

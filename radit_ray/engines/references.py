@@ -20,6 +20,7 @@ from radit_ray.engines.resources import Resources
 from radit_ray.models import lexical
 from radit_ray.models.precision import resolve_precision
 from radit_ray.models.presets import LEXICAL, PRESETS, resolve_preset
+from radit_ray.models.weights import loading
 
 ConfigT = TypeVar("ConfigT")
 
@@ -126,7 +127,7 @@ def num_parameters(name: str) -> int:
         return 0
     total = 0
     for file in Path(storage.local(name)).glob("*.safetensors"):
-        with safe_open(file, framework="numpy") as tensors:
+        with loading(name, what="model"), safe_open(file, framework="numpy") as tensors:
             shapes = [tensors.get_slice(key).get_shape() for key in list(tensors.keys())]
         total += sum(map(math.prod, shapes))
     return total

@@ -19,7 +19,9 @@ import ray
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, read_manifest
+from radit_ray.data.integrity import arrow_damage_named
 from radit_ray.data.rows import seeded_order
+from radit_ray.engines.shards import Guard, answers
 from radit_ray.models import faiss_shard, lexical
 from radit_ray.models.presets import LEXICAL
 
@@ -123,9 +125,10 @@ def shard_starts(arguments: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
 
 
 def chunk_table(index: str, shard: Mapping[str, Any]) -> pa.Table:
-    """The chunks of a shard, memory-mapped."""
-    source = pa.memory_map(storage.local_copy(storage.join(index, shard["arrow"])))
-    return pa.ipc.open_file(source).read_all()
+    """The chunks of a shard, memory-mapped; InputError where the file breaks off."""
+    file = storage.join(index, shard["arrow"])
+    with arrow_damage_named(file):
+        return pa.ipc.open_file(pa.memory_map(storage.local_copy(file))).read_all()
 
 
 def allowed_rows(table: pa.Table, prefix: Prefix, last: bytes) -> np.ndarray:
@@ -142,7 +145,7 @@ def allowed_rows(table: pa.Table, prefix: Prefix, last: bytes) -> np.ndarray:
 class ShardedIndex:
     """Handles of all shards and where each begins; small, so that workers get a copy each."""
 
-    shards: tuple[Any, ...]  # IndexShard objects, or actor handles of them
+    shards: tuple[Any, ...]  # IndexShard objects, or handles of actors that hold one in a Guard
     starts: tuple[int, ...]  # position of each shard's first chunk in the whole index
     num_chunks: int  # of the whole index
     num_allowed: int  # that can be found
@@ -167,12 +170,12 @@ class ShardedIndex:
             last = prefix.last(name for table in tables for name in table["doc_id"].to_pylist())
         arguments = [{**a, "prefix": prefix, "last": last} for a in arguments]
         if remote:
-            actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(IndexShard)
-            shards = tuple(actor.remote(**a) for a in arguments)
+            actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(Guard)
+            shards = tuple(actor.remote(IndexShard, a) for a in arguments)
         else:
             shards = tuple(IndexShard(**a) for a in arguments)
         if remote:
-            allowed = ray.get([shard.num_allowed.remote() for shard in shards])
+            allowed = answers(ray.get([shard.run.remote("num_allowed") for shard in shards]))
         else:
             allowed = [shard.num_allowed() for shard in shards]
         rows = [a["shard"]["rows"] for a in arguments]
@@ -206,7 +209,8 @@ class ShardedIndex:
                 f"{self.dimension}; use the retriever that embedded the chunks"
             )
         if self.remote:
-            found = ray.get([shard.search.remote(queries, k) for shard in self.shards])
+            calls = [shard.run.remote("search", queries, k) for shard in self.shards]
+            found = answers(ray.get(calls))
         else:
             found = [shard.search(queries, k) for shard in self.shards]
         positions = [
@@ -226,7 +230,8 @@ class ShardedIndex:
             if len(rows)
         ]
         if self.remote:
-            found = ray.get([shard.chunks.remote(local) for shard, local, _ in calls])
+            running = [shard.run.remote("chunks", local) for shard, local, _ in calls]
+            found = answers(ray.get(running))
         else:
             found = [shard.chunks(local) for shard, local, _ in calls]
         return {

@@ -59,10 +59,7 @@ def call(function: Callable[..., Any], *arguments: Any, resources: Resources) ->
     guarded = ray.remote(
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker or None
     )(_call)
-    value, error = ray.get(guarded.remote(function, arguments))
-    if error is not None:
-        _raise_row(error)
-    return value
+    return answers([ray.get(guarded.remote(function, arguments))])[0]
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -120,7 +117,8 @@ def progress(rows: Iterable[Any], *, total: int | None, label: str, unit: str) -
 
 class Guard:
     """A worker whose InputError or full disk comes back as a row, since Ray's wrappers drop the
-    cause of an error.
+    cause of an error. As a Ray Data worker it is called with items; as an actor of its own it
+    answers by `run`, and `answers` unpacks that.
     """
 
     def __init__(self, worker: Callable[..., Any], arguments: dict[str, Any]) -> None:
@@ -137,6 +135,23 @@ class Guard:
             return {"row": json.dumps(self.worker(item))}
         except (InputError, OSError) as error:
             return {"row": json.dumps(_as_row(error))}
+
+    def run(self, method: str, *arguments: Any) -> tuple[Any, Any]:
+        """(what the worker's method gives, None), or (None, the error as a row)."""
+        if self.error is not None:
+            return None, self.error
+        return _call(getattr(self.worker, method), arguments)
+
+
+def answers(pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
+    """The values of what several calls of `Guard.run` gave; the first error among them is raised
+    here as itself.
+    """
+    found = list(pairs)
+    for _, error in found:
+        if error is not None:
+            _raise_row(error)
+    return [value for value, _ in found]
 
 
 def _as_row(error: InputError | OSError) -> dict[str, Any]:

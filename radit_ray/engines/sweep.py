@@ -27,6 +27,7 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from radit_ray.core.errors import InputError
+from radit_ray.core.failures import input_error, root_cause
 from radit_ray.data import storage
 from radit_ray.engines.connect import quiet
 from radit_ray.engines.resources import Resources
@@ -182,14 +183,11 @@ def _measured(objective: Objective, values: dict[str, Any]) -> dict[str, Any]:
     quiet()
     try:
         return dict(objective(values))
-    except InputError as error:
-        return {"failed": str(error)}
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-        return {
-            "failed": f"{type(error).__name__}: {lines[-1].strip()}",
-            "traceback": traceback.format_exc(),
-        }
+        refused = input_error(error)  # also where a worker raised it
+        if refused is not None:
+            return {"failed": refused}
+        return {"failed": root_cause(error), "traceback": traceback.format_exc()}
 
 
 class StudySearcher(Searcher):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import resource
 import threading
@@ -390,7 +389,7 @@ def _progress(file: str, total: int, label: str) -> Iterator[None]:
 
     def follow() -> None:
         while not stop.wait(1.0):
-            with contextlib.suppress(OSError, json.JSONDecodeError):
+            with contextlib.suppress(OSError, InputError):
                 seen = storage.read_json(file)
                 bar.set_postfix(loss=f"{seen['loss']:.3f}", refresh=False)
                 bar.update(seen["step"] - bar.n)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,14 +29,19 @@ from torch import Tensor, nn
 from radit_ray.core.errors import InputError
 from radit_ray.models.batches import supports_sharing
 from radit_ray.models.generation import greedy
+from radit_ray.models.lm_files import (
+    config_dropout_off,
+    context_length,
+    read_config,
+    read_model,
+    shapes_alone,
+)
 from radit_ray.models.precision import resolve_precision, torch_dtype
 from radit_ray.models.prefix import Prefix, bytes_per_token
 from radit_ray.models.scoring import answer_logprobs
 from radit_ray.models.vocabulary import bos_ids, close_wordpiece, eos_id, newline_ids
 from radit_ray.models.weights import dropout_off, loading, require_weights
 
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-_NO_LIMIT = 1_000_000_000  # tokenizers say 1e30 for "no limit"
 _PROBE_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}  # logits, not log-probs
 
 
@@ -104,34 +108,21 @@ class CausalLM:
         only, for whoever fits prompts and runs nothing. Raises `InputError` in one line for a wrong
         path, pickled weights, a model that is no causal LM, or a tokenizer without any end token.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         precision = resolve_precision(precision, device)
         require_weights(path, what="LM")
         with loading(path, what="LM"):
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-            if getattr(config, "is_encoder_decoder", False):
-                raise InputError(
-                    f"LM {path!r} is an encoder-decoder ({config.model_type}); give a causal LM"
-                )
-            if config.model_type in _BERT_LIKE:
-                config.is_decoder = True  # else attention would look ahead
-            base_dropout = _dropout_off(config)
+            config = read_config(path, trust_remote_code=trust_remote_code)
+            base_dropout = config_dropout_off(config)
             base_dtype = getattr(config, "dtype", None) or torch_dtype(precision)
             if weights:
-                model = AutoModelForCausalLM.from_pretrained(
-                    path,
-                    config=config,
-                    dtype=torch_dtype(precision),
-                    use_safetensors=True,
-                    trust_remote_code=trust_remote_code,
-                ).to(device)
+                model = read_model(path, config, torch_dtype(precision), trust_remote_code).to(
+                    device
+                )
             else:
-                with torch.device("meta"):  # shapes without memory
-                    model = AutoModelForCausalLM.from_config(
-                        config, trust_remote_code=trust_remote_code
-                    )
+                model = shapes_alone(config, trust_remote_code)
         dropout_off(model)
         model.eval()
         lm = cls(
@@ -140,7 +131,7 @@ class CausalLM:
             tokenizer=tokenizer,
             device=torch.device(device),
             precision=precision,
-            context_length=_context_length(config, tokenizer),
+            context_length=context_length(config, tokenizer),
             bos_ids=bos_ids(tokenizer),
             eos_id=(end := eos_id(tokenizer, config, eos_token, path)),
             pad_id=end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
@@ -344,35 +335,6 @@ class CausalLM:
     def _is_wordpiece(self) -> bool:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         return type(getattr(backend, "decoder", None)).__name__ == "WordPiece"
-
-
-_BERT_LIKE = frozenset(
-    {"bert", "roberta", "xlm-roberta", "electra", "camembert", "ernie", "roberta-prelayernorm"}
-)
-_DROPOUT_KEY = re.compile(r"dropout|dropped|_pdrop$|^p_?drop|drop_?path|layerdrop")
-
-
-def _dropout_off(config: Any) -> dict[str, float]:
-    """Sets every dropout probability of the config to 0 and returns what they were."""
-    found = {
-        key: float(value)
-        for key, value in config.to_dict().items()
-        if _DROPOUT_KEY.search(key)
-        and isinstance(value, (int, float))
-        and not isinstance(value, bool)
-    }
-    for key in found:
-        setattr(config, key, 0.0)
-    return found
-
-
-def _context_length(config: Any, tokenizer: Any) -> int:
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limits = [getattr(text_config, key, None) for key in _CONTEXT_KEYS]
-    known = [int(n) for n in [*limits, tokenizer.model_max_length] if n and 0 < n < _NO_LIMIT]
-    return (
-        min(known) if known else 2048
-    )  # no limit named (ALiBi, state space): LLaMA-1's, as in the paper
 
 
 @torch.inference_mode()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +26,16 @@ from torch import Tensor, nn
 
 from radit_ray.core.errors import InputError
 from radit_ray.models.batches import length_buckets, on_device
+from radit_ray.models.encoder_files import assembled, load_encoder
 from radit_ray.models.precision import resolve_precision, torch_dtype
 from radit_ray.models.presets import LEXICAL, PRESETS, Preset, resolve_preset, write_preset
-from radit_ray.models.weights import dropout_off, loading, require_weights
+from radit_ray.models.weights import dropout_off, loading, only_whole, require_weights
 
 _DOCUMENT_NAMES = (
     "document",
     "passage",
     "corpus",
 )  # sentence-transformers looks them up in this order
-_DPR = "dpr"
 
 
 @dataclass(kw_only=True)
@@ -149,8 +148,8 @@ class DualEncoder:
         sides = []
         for name in dict.fromkeys(names):
             require_weights(name, what="retriever")
-            with loading(name, what="retriever"):
-                sides.append(_load_model(name, chosen, torch_dtype(precision), trust_remote_code))
+            with loading(name, what="retriever"), only_whole(name, what="retriever"):
+                sides.append(load_encoder(name, chosen, torch_dtype(precision), trust_remote_code))
         query_model = _route(sides[0], ("query",))
         chunk_model = _route(sides[-1], _DOCUMENT_NAMES)
         if separate:
@@ -245,7 +244,7 @@ class DualEncoder:
         """A sentence-transformers folder; plain `SentenceTransformer(path).encode` gives the query
         vectors.
         """
-        model = _assembled(
+        model = assembled(
             list(self.query.model.children()), {"query": self.query.prefix}, default="query"
         )
         _save(model, path, self.preset)
@@ -264,7 +263,7 @@ class DualEncoder:
             document_modules=list(self.chunk.model.children()),
         )
         prompts = {"query": self.query.prefix, "document": self.chunk.prefix}
-        _save(_assembled([router], prompts), path, self.preset)
+        _save(assembled([router], prompts), path, self.preset)
 
     @torch.inference_mode()
     def _encode(
@@ -282,71 +281,6 @@ class DualEncoder:
         return vector_ND
 
 
-def _load_model(name: str, preset: Preset, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """A SentenceTransformer: the folder's own modules, or a Hugging Face encoder with the preset's
-    pooling.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    model_kwargs = {"dtype": dtype, "use_safetensors": True}
-    has_modules = (Path(name).expanduser() / "modules.json").is_file()
-    if has_modules or preset.pooling == "sentence-transformers":
-        return SentenceTransformer(
-            name, device="cpu", trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
-        )
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import AutoConfig
-
-    if AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code).model_type == _DPR:
-        transformer = _dpr_transformer(name, dtype)
-    else:
-        remote = {"trust_remote_code": trust_remote_code}
-        transformer = Transformer(
-            name,
-            model_kwargs={**model_kwargs, **remote},
-            config_kwargs=remote,
-            processor_kwargs=remote,
-        )
-    width = int(transformer.model.config.hidden_size)
-    modules = [transformer, Pooling(width, pooling_mode=preset.pooling)]
-    return _assembled([*modules, Normalize()] if preset.normalize else modules, {})
-
-
-def _dpr_transformer(name: str, dtype: torch.dtype) -> Any:
-    """The BERT inside a DPR checkpoint: its pooled output is that BERT's [CLS] vector."""
-    from sentence_transformers.sentence_transformer.modules import Transformer
-    from transformers import AutoConfig, AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
-
-    config = AutoConfig.from_pretrained(name)
-    if getattr(config, "projection_dim", 0):
-        raise InputError(
-            f"retriever {name!r} projects its vectors (projection_dim {config.projection_dim}), "
-            "which is not supported; "
-            "give a DPR checkpoint without projection"
-        )
-    is_context = "DPRContextEncoder" in (config.architectures or [])
-    loader = DPRContextEncoder if is_context else DPRQuestionEncoder
-    dpr = loader.from_pretrained(name, dtype=dtype, use_safetensors=True)
-    inner = (dpr.ctx_encoder if is_context else dpr.question_encoder).bert_model
-    inner.config.model_type = "bert"
-    inner.config.architectures = ["BertModel"]
-    with tempfile.TemporaryDirectory() as folder:
-        _as_bert(inner).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(name).save_pretrained(folder)
-        return Transformer(folder, model_kwargs={"dtype": dtype, "use_safetensors": True})
-
-
-def _as_bert(inner: Any) -> Any:
-    """The same weights under a plain BertConfig, which AutoModel maps to BertModel."""
-    from transformers import BertConfig, BertModel
-
-    known = BertConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
-    settings = {key: value for key, value in inner.config.to_dict().items() if key in known}
-    bert = BertModel(BertConfig(**settings), add_pooling_layer=False)
-    bert.load_state_dict(inner.state_dict(), strict=True)
-    return bert.to(inner.dtype)
-
-
 def _route(model: Any, names: tuple[str, ...]) -> Any:
     """One route of a Router as a SentenceTransformer of its own; any other model as it is."""
     first, *rest = model.children()
@@ -356,7 +290,7 @@ def _route(model: Any, names: tuple[str, ...]) -> Any:
     for name in names:
         route = mapped.get(name, name)
         if route in first.sub_modules:
-            return _assembled([*first.sub_modules[route], *rest], dict(model.prompts))
+            return assembled([*first.sub_modules[route], *rest], dict(model.prompts))
     raise InputError(
         f"the Router has the routes {', '.join(first.sub_modules)}; expected one of "
         f"{', '.join(names)}"
@@ -405,20 +339,6 @@ def _positions(model: Any) -> int:
         else 0
     )
     return max(0, size - offset)
-
-
-def _assembled(modules: list[Any], prompts: dict[str, str], default: str = "") -> Any:
-    """A SentenceTransformer of given modules whose scores are dot products."""
-    from sentence_transformers import SentenceTransformer
-
-    used = {key: value for key, value in prompts.items() if value}
-    return SentenceTransformer(
-        modules=modules,
-        device="cpu" if not modules else str(next(modules[0].parameters()).device),
-        prompts=used or None,
-        default_prompt_name=default if default in used else None,
-        similarity_fn_name="dot",
-    )
 
 
 def _save(model: Any, path: str | Path, preset: Preset) -> None:

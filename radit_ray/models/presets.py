@@ -185,10 +185,17 @@ def _generic(folders: list[Path]) -> Preset:
 
 def _ends_normalized(folder: Path) -> bool:
     """Whether the last module of the folder (of each route, for a Router) is Normalize."""
-    modules = json.loads((folder / "modules.json").read_text())
-    last = modules[-1]
-    if not last["type"].endswith(".Router"):
-        return str(last["type"]).endswith(".Normalize")
-    router = json.loads((folder / last["path"] / "router_config.json").read_text())
-    routes = router["structure"].values()
-    return all(router["types"][route[-1]].endswith(".Normalize") for route in routes)
+    file = folder / "modules.json"
+    try:
+        last = json.loads(file.read_text())[-1]
+        if not last["type"].endswith(".Router"):
+            return str(last["type"]).endswith(".Normalize")
+        file = folder / last["path"] / "router_config.json"
+        router = json.loads(file.read_text())
+        routes = router["structure"].values()
+        return all(router["types"][route[-1]].endswith(".Normalize") for route in routes)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"retriever {str(folder)!r}: {file.name} does not list its modules "
+            f"({type(error).__name__}: {error}); copy or download the model again"
+        ) from error

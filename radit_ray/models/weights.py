@@ -1,5 +1,5 @@
 """Checks a model folder before any library reads it, so that a wrong path or a pickle is one clear
-line.
+line, and what was loaded, so that no weight is left random.
 
 In: a local folder or a Hugging Face id. Out: nothing, or `InputError`. A hub id is left to the
 libraries, which are called with `use_safetensors=True` and so never unpickle; `loading` turns their
@@ -8,10 +8,15 @@ failures into one line too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from radit_ray.core.errors import InputError, nearest
@@ -19,6 +24,11 @@ from radit_ray.core.errors import InputError, nearest
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 # Small pickles that trainers leave beside the weights and that no loader here opens.
 _NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"})
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+_OBJECTS = frozenset({"config.json", "tokenizer.json", "tokenizer_config.json"})
+_POOLER = re.compile(r"(^|\.)pooler\.")
+_HINT = {"LM": " (a causal LM with its head, no encoder)"}
+_patching = threading.RLock()
 
 
 def is_local(name: str) -> bool:
@@ -88,21 +98,108 @@ def _refuse_pickles(folder: Path, name: str, what: str) -> None:
 def loading(name: str, *, what: str) -> Iterator[None]:
     """Turns a library's failure to find or read a model into one line that names the model and the
     fix.
+
+    Libraries have an exception of their own for each kind of broken file, or trip over its content
+    (a TypeError), so a damaged file is looked for; where none is found, an error of another kind
+    (out of memory, a bug) passes through.
     """
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:
+        damage = _damage(name)
+        if damage:
+            raise InputError(
+                f"{what} {name!r}: {damage}; copy or download the model again"
+            ) from error
+        # what torch says where a module of sentence-transformers (Dense) lacks a tensor
+        lacking = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
+        if not isinstance(error, _UNREADABLE) and not lacking:
+            raise
         fix = (
             "check the folder"
             if is_local(name)
             else "give a local folder, or download it where there is network"
         )
+        reason = _short(error)
         raise InputError(
             f"{what} {name!r} cannot be loaded ({type(error).__name__}: {reason}); {fix}"
         ) from error
+
+
+def _damage(name: str) -> str:
+    """Which file of a model folder breaks off or is no JSON, and how it shows; "" where all can be
+    read. Of safetensors the head tells: it says how long the file should be.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return ""
+    for file in sorted(folder.rglob("*")):
+        place = file.relative_to(folder)
+        try:
+            if file.suffix == ".json":
+                value = json.loads(file.read_bytes())
+                if file.name in _OBJECTS and not isinstance(value, dict):
+                    return f"{place} holds a {type(value).__name__}, expected an object"
+            elif file.suffix == ".safetensors":
+                with safe_open(file, framework="numpy"):
+                    pass
+        except (ValueError, SafetensorError) as error:
+            kind = "JSON" if file.suffix == ".json" else "safetensors"
+            return f"{place} is damaged or breaks off (not {kind}: {_short(error)})"
+    return ""
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def whole(loaded: tuple[Any, Mapping[str, Any]], name: str, *, what: str) -> Any:
+    """The model of `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)`;
+    InputError where its weights lack tensors, which transformers would leave random.
+
+    Tied tensors (an LM head that is the embedding table) do not count, transformers itself leaves
+    them out. A pooler does not either: no encoder here reads one, and a model saved for another
+    task comes without.
+    """
+    model, info = loaded
+    absent = sorted(key for key in info["missing_keys"] if not _POOLER.search(key))
+    other = sorted(key for key, *_ in info["mismatched_keys"])
+    for keys, fault in ((absent, "are not in"), (other, "have another shape in")):
+        if keys:
+            raise InputError(
+                f"{what} {name!r}: {len(keys)} tensors of {type(model).__name__} {fault} its "
+                f"weights (first: {keys[0]}) and would be random; give a folder that "
+                f"save_pretrained of that very model wrote{_HINT.get(what, '')}"
+            )
+    return model
+
+
+@contextmanager
+def only_whole(name: str, *, what: str) -> Iterator[None]:
+    """Inside, every transformers model that a library loads is checked by `whole`.
+
+    sentence-transformers loads on its own and keeps what `output_loading_info` tells to itself;
+    comparing names with the file's would have to repeat transformers' renaming of old checkpoints.
+    """
+    from transformers import PreTrainedModel
+
+    plain = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
+        asked = kwargs.pop("output_loading_info", False)
+        settings = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded = plain.__func__(cls, *args, **settings)
+        model = whole(loaded, name, what=what)
+        return loaded if asked else model
+
+    with _patching:  # two threads that load would restore each other's
+        PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+        try:
+            yield
+        finally:
+            PreTrainedModel.from_pretrained = plain
 
 
 def dropout_off(model: nn.Module) -> None:

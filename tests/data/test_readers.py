@@ -265,6 +265,19 @@ def test_saved_hugging_face_data_sets(tmp_path):
     assert "no split 'dev'" in fails(f"hf:{tmp_path}/two:dev")
 
 
+def test_a_saved_data_set_that_breaks_off_is_one_line(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list(ROWS * 50).save_to_disk(str(folder))
+    (file,) = folder.glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:400])
+    message = fails(str(folder))
+    assert message.startswith(str(folder))
+    assert "copy or save the folder again" in message
+    (folder / "state.json").write_text('{"_data_fi')
+    assert "cannot be read" in fails(str(folder))
+
+
 def test_a_local_folder_through_load_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     write(tmp_path / "data" / "train.jsonl", JSONL)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 
 
@@ -85,3 +86,25 @@ def test_not_a_number_is_no_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         storage.write_json(str(tmp_path / "x.json"), {"loss": float("nan")})
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b'{"variants": {', b"", b'{"a": "\xff"}'])
+def test_a_json_file_that_breaks_off_is_one_line(root: str, content: bytes) -> None:
+    name = storage.join(root, "results.json")
+    storage.write_bytes(name, content)
+    with pytest.raises(InputError, match=r"is damaged or breaks off .*; delete it") as caught:
+        storage.read_json(name)
+    assert str(caught.value).startswith(name)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"; ask Anna$"):
+        storage.read_json(name, fix="ask Anna")
+
+
+def test_a_file_written_anew_is_another_version(root: str) -> None:
+    name = storage.join(root, "x")
+    storage.write_bytes(name, b"one")
+    first = storage.version_of(name)
+    assert storage.version_of(name) == first
+    time.sleep(0.01)  # of a file system with coarse times
+    storage.write_bytes(name, b"two")
+    assert storage.version_of(name) != first

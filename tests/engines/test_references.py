@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
+
+from radit_ray.core.errors import InputError
 from radit_ray.engines.references import num_parameters
 
 
@@ -16,3 +20,13 @@ def test_parameters_of_a_model_folder_are_told_without_loading_it(
     lm = AutoModelForCausalLM.from_pretrained(tiny_models[0])
     assert num_parameters(tiny_models[0]) == sum(p.numel() for p in lm.parameters())
     assert num_parameters("org/elsewhere") == num_parameters(str(tmp_path)) == 0
+
+
+def test_a_model_folder_whose_weights_break_off_is_one_line(
+    tiny_models: tuple[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_models[0], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged or breaks off"):
+        num_parameters(str(tmp_path))

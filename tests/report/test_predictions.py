@@ -53,9 +53,8 @@ def run(tmp_path: Path) -> Path:
         table = pa.Table.from_pylist([row(first + n) for n in range(4)], schema=PREDICTION)
         pq.write_table(table, folder / name)
     manifest = {"format_version": 1, "stage": "evaluate", "fingerprint": "f"}
-    storage.write_json(
-        str(folder / "manifest.json"), {**manifest, "files": [{"name": name} for name in names]}
-    )
+    files = [{"name": name, "sha256": storage.sha256_of(str(folder / name))} for name in names]
+    storage.write_json(str(folder / "manifest.json"), {**manifest, "files": files})
     return folder.parent
 
 

@@ -1,0 +1,53 @@
+"""Contract: what a guarded actor cannot do comes back as a value and is raised again as itself."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radit_ray.core.errors import InputError
+from radit_ray.engines.sharded_index import IndexShard
+from radit_ray.engines.shards import Guard, answers
+
+
+class Worker:
+    def __init__(self, start: int) -> None:
+        if start < 0:
+            raise InputError(f"start={start}, expected 0 or more")
+        self.start = start
+
+    def add(self, number: int) -> int:
+        if number > 9:
+            raise InputError(f"number={number}, expected at most 9")
+        if number < 0:
+            raise OSError(errno.ENOSPC, "No space left on device", "x")
+        return self.start + number
+
+
+def test_values_come_back_in_order_and_the_first_error_as_itself() -> None:
+    guard = Guard(Worker, {"start": 5})
+    assert answers([guard.run("add", 1), guard.run("add", 2)]) == [6, 7]
+    with pytest.raises(InputError, match=r"^number=10, expected at most 9$"):
+        answers([guard.run("add", 1), guard.run("add", 10)])
+    with pytest.raises(OSError, match="No space left") as caught:
+        answers([guard.run("add", -1)])
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(AttributeError):
+        guard.run("subtract", 1)
+
+
+def test_an_actor_that_could_not_be_made_says_why_at_the_first_call() -> None:
+    guard = Guard(Worker, {"start": -1})
+    with pytest.raises(InputError, match=r"^start=-1, expected 0 or more$"):
+        answers([guard.run("add", 1)])
+
+
+def test_a_broken_index_shard_is_the_line_of_its_error(tmp_path: Path) -> None:
+    (tmp_path / "shard.faiss").write_bytes(b"damaged")
+    shard: dict[str, Any] = {"faiss": "shard.faiss", "arrow": "x", "rows": 1, "sha256": "0" * 64}
+    guard = Guard(IndexShard, {"index": str(tmp_path), "shard": shard, "dimension": 4, "nprobe": 0})
+    with pytest.raises(InputError, match="sha256"):
+        answers([guard.run("num_allowed")])
