@@ -106,7 +106,7 @@ def read_examples(
             ids = {row["id"] for row in kept}
             read = [item for item in read if item[2]["id"] in ids]
         for path, record, row in read:
-            place = f"{path}:{record.line}" + (f" (item {record.item})" if record.item else "")
+            place = record.place(path)
             if row["id"] in place_of:
                 reason = f"id {row['id']!r} is taken by {place_of[row['id']]}; make ids unique"
                 bad.report(path, record, reason)

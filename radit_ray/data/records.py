@@ -46,6 +46,10 @@ class Record:
     raw: str = ""
     fault: str = ""
 
+    def place(self, path: str) -> str:
+        """Where it stands, for people: `docs.jsonl:7`, in a list `docs.json:1 (item 7)`."""
+        return f"{path}:{self.line}" + (f" (item {self.item})" if self.item else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BadRows:

@@ -9,7 +9,7 @@ replaced, however deep it lies.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,15 @@ def changed(value: Any) -> Iterator[Any]:
             yield copy
 
 
+def refused(read: Callable[[], Any]) -> str:
+    """The one line of the InputError; "" where the rows could be read."""
+    try:
+        read()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize(("name", "category", "native"), ALL, ids=[row[0] for row in ALL])
 def test_a_field_of_another_type_is_read_or_named(
     name: str, category: str, native: Any, tmp_path: Path
@@ -76,11 +85,9 @@ def test_a_field_of_another_type_is_read_or_named(
     good = json.dumps({"question": "good?", "answers": ["x"]})
     for row in changed(native):
         path.write_text(f"{good}\n{json.dumps(row)}\n")
-        try:
-            read_examples(str(path), category=category)
-        except InputError as error:
-            assert str(error).startswith(f"{path}:2: "), row
-            assert "\n" not in str(error), row
+        message = refused(lambda: read_examples(str(path), category=category))
+        assert not message or message.startswith(f"{path}:2: "), row
+        assert "\n" not in message, row
 
 
 def test_an_unknown_field_type_says_what_was_expected(tmp_path: Path) -> None:
@@ -101,7 +108,5 @@ def test_a_task_names_the_row_as_well(metric: str, field: str, tmp_path: Path) -
     source = Source(path=str(path), task=Task(name="t", metric=metric))
     for other in (*OTHERS, [None], [["x"]]):
         path.write_text(json.dumps({**good, field: other}) + "\n")
-        try:
-            list(_source_rows(source, BadRows(), "", ""))
-        except InputError as error:
-            assert str(error).startswith(f"{path}:1: "), other
+        message = refused(lambda: list(_source_rows(source, BadRows(), "", "")))
+        assert not message or message.startswith(f"{path}:1: "), other

@@ -75,7 +75,7 @@ def test_an_own_row_without_an_answer_is_refused(field: str, blank: Any, tmp_pat
 def test_an_own_answer_that_says_nothing_is_refused(tmp_path: Path) -> None:
     for answers in ("---", ["---"]):
         path = written(tmp_path / "x.jsonl", GOOD, {"question": "q?", "answers": answers})
-        with pytest.raises(InputError, match="x.jsonl:2: answer '---' .* normalises to nothing"):
+        with pytest.raises(InputError, match=r"x.jsonl:2: answer '---' .* normalises to nothing"):
             read_examples(path)
 
 
