@@ -14,14 +14,14 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from radit_ray.core.chunking import chunk_document
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import Bounds, InputError, check_bounds, nearest
 from radit_ray.data import rows, storage
 from radit_ray.data.artifacts import (
     Artifact,
@@ -50,6 +50,12 @@ class ChunkConfig:
     )
     limit: int = 0  # documents read from each file, 0 = all
 
+    BOUNDS: ClassVar[Bounds] = {
+        "max_words": (1, None),
+        "docs_per_shard": (1, None),
+        "limit": (0, None),
+    }
+
 
 def chunk(
     config: ChunkConfig, *, corpus: str, output: str, resources: Resources = Resources()
@@ -63,8 +69,7 @@ def chunk(
         raise InputError(
             f"on_bad_row={config.on_bad_row!r}{nearest(config.on_bad_row, ['fail', 'quarantine'])}"
         )
-    if config.max_words < 1 or config.docs_per_shard < 1:
-        raise InputError("max_words and docs_per_shard must be 1 or more")
+    check_bounds(config, config.BOUNDS)
     corpus = storage.absolute(corpus)
     files = list_corpus_files(corpus)
     if any(file.startswith("hf:") for file in files):

@@ -54,7 +54,9 @@ def test_a_corpus_of_bad_rows_can_be_tried_again_and_mended(tmp_path: Path) -> N
     corpus, output = written(tmp_path / "x.jsonl", NO_TEXT, NO_TEXT), tmp_path / "out"
     for _ in range(2):
         message = refused(corpus, output)
-        assert f"no usable row, 2 went to quarantine; mend them by the reasons in {output}" in message
+        assert (
+            f"no usable row, 2 went to quarantine; mend them by the reasons in {output}" in message
+        )
         bad = Path(re.search(r"reasons in (\S+)", message)[1], "00000.jsonl").read_text()  # type: ignore[index]
         assert [json.loads(line)["line"] for line in bad.splitlines()] == [1, 2]
     written(corpus, GOOD)
