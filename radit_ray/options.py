@@ -15,7 +15,7 @@ def parse(kind: Any, arguments: Sequence[str], program: str, description: str = 
     """tyro, with its framed messages folded into the one line of an InputError."""
     import tyro
 
-    for argument, value in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, value in zip(arguments, [*arguments[1:], "-"], strict=False):
         if argument == "--output=" or (argument == "--output" and not value.strip()):
             raise InputError('--output is ""; expected a folder or file to write to')
     captured = io.StringIO()
