@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import SEED, InputError, check_bounds, nearest
 from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
@@ -115,9 +115,7 @@ def check(config: ChallengeConfig, run: str) -> tuple[dict[str, Any], dict[str, 
     """run.json and the LMs to challenge; what can be told before any work."""
     if config.split not in SPLITS:
         raise InputError(f"unknown split {config.split!r}{nearest(config.split, SPLITS)}")
-    for what in ("limit", "num_texts"):
-        if getattr(config, what) < 0:
-            raise InputError(f"{what}={getattr(config, what)}; expected 0 (all) or more")
+    check_bounds(config, {"limit": (0, None), "num_texts": (0, None), "seed": SEED})
     record = run_record(run)
     return record, choose_lms(record, config.variants, run)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
+from radit_ray.data.records import not_utf8
 from radit_ray.data.world import WorldConfig
 from radit_ray.demo_world import demo_inputs
 
@@ -107,16 +108,10 @@ def changes_of(recipe: Recipe, args: RunArgs) -> dict[str, Any]:
     from radit_ray.recipes import flatten
 
     changes: dict[str, Any] = {}
+    if args.limit < 0:
+        raise InputError(f"--limit {args.limit}; expected at least 1, or 0 for all examples")
     if args.config:
-        import tomllib
-
-        try:
-            with open(args.config, "rb") as file:
-                changes |= flatten(tomllib.load(file))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InputError(
-                f"{args.config}: {error}; expected a TOML file with fields of the recipe"
-            ) from None
+        changes |= flatten(_read_toml(args.config))
     changes |= {
         name: getattr(args, name)
         for name in ("lm", "retriever", "preset", "corpus", "examples", "seeds")
@@ -134,6 +129,20 @@ def changes_of(recipe: Recipe, args: RunArgs) -> dict[str, Any]:
             raise InputError(f"--set {pair!r}, expected field=value such as lm_ft.lr=1e-5")
         changes[name] = value
     return changes
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {not_utf8(error)}") from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"{path}: {error}; expected a TOML file with fields of the recipe"
+        ) from None
 
 
 def _squad_inputs(recipe: Recipe, output: str) -> Recipe:

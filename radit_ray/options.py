@@ -8,17 +8,20 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import InputError, check_bounds
 
 
 def parse(kind: Any, arguments: Sequence[str], program: str, description: str = "") -> Any:
     """tyro, with its framed messages folded into the one line of an InputError."""
     import tyro
 
+    for argument, value in zip(arguments, [*arguments[1:], "-"], strict=False):
+        if argument == "--output=" or (argument == "--output" and not value.strip()):
+            raise InputError('--output is ""; expected a folder or file to write to')
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(
+            parsed = tyro.cli(
                 kind, args=list(arguments), prog=program, description=description or None
             )
     except SystemExit as stop:
@@ -30,6 +33,9 @@ def parse(kind: Any, arguments: Sequence[str], program: str, description: str = 
             "Parsing error", ""
         )
         raise InputError(f"{one_line(words)} (see {program} --help)") from None
+    for group in vars(parsed).values():  # before a cluster is started for nothing
+        check_bounds(group, getattr(group, "BOUNDS", {}))
+    return parsed
 
 
 def word(text: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
 from radit_ray.data.artifacts import inside_run
+from radit_ray.data.records import not_utf8
 from radit_ray.data.suites import ROLES
 
 
@@ -59,10 +60,11 @@ def read_pairs(spec: str) -> dict[str, Pair]:
 
 
 def _tables(path: str) -> dict[str, Any]:
-    with storage.open_read(path) as stream:
-        text = stream.read().decode()
     try:
+        text = storage.read_bytes(path).decode()
         found = tomllib.loads(text) if path.endswith(".toml") else json.loads(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {not_utf8(error)}") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}; expected TOML with one table a role") from None
     return dict(found)

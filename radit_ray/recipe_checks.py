@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import SEED, InputError, check_bounds, nearest
 from radit_ray.data.examples import read_examples
 from radit_ray.data.readers import list_corpus_files
 from radit_ray.data.rows import SPLITS
@@ -45,6 +45,10 @@ def check_recipe(recipe: Recipe) -> None:
         for name in names:
             if name not in known:
                 raise InputError(f"unknown {what} {name!r}{nearest(name, known)}")
+    for config in (recipe, *vars(recipe).values()):
+        check_bounds(config, getattr(config, "BOUNDS", {}))
+    if any(not SEED[0] <= seed <= SEED[1] for seed in recipe.seeds):
+        raise InputError(f"seeds={recipe.seeds}, expected each from {SEED[0]} to {SEED[1]}")
     if len(set(recipe.seeds)) != len(recipe.seeds):
         raise InputError(f"seeds={recipe.seeds}, expected different ones")
     for contrast in recipe.contrasts:
@@ -69,8 +73,6 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError(
             f"cycle_init={recipe.cycle_init!r}{nearest(recipe.cycle_init, ['base', 'previous'])}"
         )
-    if recipe.cycles < 0:
-        raise InputError(f"cycles={recipe.cycles}, expected 0 or more")
     if max(recipe.k_infer, recipe.lm_ft.k_train) > recipe.retrieve.k:
         raise InputError(
             f"k_infer={recipe.k_infer} and lm_ft.k_train={recipe.lm_ft.k_train} must not exceed "

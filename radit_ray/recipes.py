@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import Bounds, InputError, nearest
 from radit_ray.data.world import CHUNK_WORDS, WorldConfig
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.variants import Variant
@@ -85,6 +86,15 @@ class Recipe:
     r_ft: RFtConfig = RFtConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     resources: Resources = Resources()
+
+    BOUNDS: typing.ClassVar[Bounds] = {
+        "num_distractors": (0, None),
+        "k_infer": (1, None),
+        "max_new_tokens": (1, None),
+        "max_answers": (0, None),
+        "t_r": (0, None),
+        "cycles": (0, None),
+    }
 
 
 def paper(**changes: Any) -> Recipe:
@@ -289,10 +299,10 @@ def _as_type(value: Any, kind: Any, name: str) -> Any:
         if kind is int and not isinstance(value, float):
             return int(value)
         if kind is float:
-            return float(value)
+            return _finite(value)
         if typing.get_origin(kind) is dict:
             return {
-                str(k): float(v)
+                str(k): _finite(v)
                 for k, v in (ast.literal_eval(value) if isinstance(value, str) else value).items()
             }
         if typing.get_args(kind)[:1] == (Variant,):
@@ -300,10 +310,20 @@ def _as_type(value: Any, kind: Any, name: str) -> Any:
         if typing.get_origin(kind) is tuple:
             parts = value.split(",") if isinstance(value, str) else value
             items = typing.get_args(kind)
-            found = tuple(items[0](str(part).strip()) for part in parts if str(part).strip())
+            item = _finite if items[0] is float else items[0]
+            found = tuple(item(str(part).strip()) for part in parts if str(part).strip())
             if ... not in items and len(found) != len(items):
                 raise ValueError  # of a pair, such as world.snapshot_dates, only a part
             return found
         raise ValueError
-    except (ValueError, TypeError, SyntaxError, AttributeError):
-        raise InputError(f"{name}={value!r}, expected a value of type {shown}") from None
+    except (ValueError, TypeError, SyntaxError, AttributeError) as error:
+        why = f", {error}" if isinstance(error, InputError) else ""
+        raise InputError(f"{name}={value!r}, expected a value of type {shown}{why}") from None
+
+
+def _finite(value: Any) -> float:
+    """A number that can be compared: nan would pass every check of a range."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise InputError("a finite one")
+    return number

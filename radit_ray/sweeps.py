@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import InputError, check_bounds, nearest
 from radit_ray.curves import CURVES, ROLES, Curve
 from radit_ray.data import storage
 from radit_ray.data.artifacts import fingerprint_of
@@ -54,6 +54,7 @@ DEFAULTS = {"chunks": "0,1,3,5,10,20,50,100", "cycles": "0,1,2,3"}
 # dev metrics by which a trial is stopped early. R-ft's lie above LM-ft's whatever they are, so that
 # a trial's best look is always one of the training at hand
 WATCHED = {"lm-ft": "-nll", "r-ft": "mrr"}
+MAX_SEED = 40_000  # engines.study multiplies it, and samplers take 32 bits
 CHECKED = 500  # combinations of a space that are looked at one by one before any work
 
 
@@ -97,6 +98,7 @@ def check_sweep(sweep: Sweep) -> None:
             raise InputError("a custom sweep takes --space field=value,value,... and no --values")
     elif not sweep.values:
         raise InputError(f"a {sweep.kind} sweep needs --values: {KINDS[sweep.kind]}")
+    check_bounds(sweep, {"seed": (0, MAX_SEED), "num_trials": (0, None)})
     if len(set(sweep.values)) != len(sweep.values):
         raise InputError(f"--values {','.join(sweep.values)} holds a value twice; give it once")
     if not sweep.recipe.examples:

@@ -232,7 +232,7 @@ def read_ids(names: dict[str, int], output: Path) -> list[str]:
         (["--variants", "replug,radit"], "chunks of different retrievers"),
         (["--variants", "replug-5shot"], "answers with demonstrations"),
         (["--split", "evla"], "unknown split 'evla'; did you mean 'eval'?"),
-        (["--limit", "-1"], "limit=-1; expected 0 (all) or more"),
+        (["--limit", "-1"], "limit=-1 of ChallengeConfig; expected at least 0"),
     ],
 )
 def test_bad_values_are_one_line(

@@ -76,7 +76,7 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ({"trackers": ("tensorbord",)}, "unknown tracker"),
         ({"kind": "cycles", "values": ("1", "1")}, "holds a value twice"),
         ({"kind": "cycles", "values": ("x",)}, "cycles='x', expected a value of type int"),
-        ({"kind": "cycles", "values": ("-1",)}, "cycles=-1, expected 0 or more"),
+        ({"kind": "cycles", "values": ("-1",)}, "cycles=-1 of Recipe; expected at least 0"),
         (  # each value is right by itself, one combination is not
             {
                 "kind": "retrievers",

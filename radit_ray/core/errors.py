@@ -8,8 +8,12 @@ propagates. It takes one string, so it survives pickling between Ray processes.
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+Bounds = Mapping[str, tuple[float, float | None]]  # field: lowest, highest (None: none)
+SEED = (0, 2**32 - 1)  # what numpy, torch and random all take
 
 
 class InputError(ValueError):
@@ -29,6 +33,17 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{hint} (one of: {', '.join(names)})"
+
+
+def check_bounds(config: object, bounds: Bounds) -> None:
+    """InputError for the first field that lies outside its bounds; nan and inf always do."""
+    for field, (low, high) in bounds.items():
+        value = getattr(config, field)
+        if not math.isfinite(value) or value < low or (high is not None and value > high):
+            expected = f"at least {low}" if high is None else f"{low} to {high}"
+            raise InputError(
+                f"{field}={value} of {type(config).__name__}; expected {expected}: change {field}"
+            )
 
 
 def redacted(text: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import tasks
 from radit_ray.data.hub import PREFIX, SPLIT_NAMES, iter_hub, saved_splits
-from radit_ray.data.native_examples import iter_dpr, partial_examples
+from radit_ray.data.native_examples import is_own, iter_dpr, partial_examples
 from radit_ray.data.native_files import (
     archive_parts,
     is_curated,
@@ -106,7 +106,7 @@ def read_examples(
             ids = {row["id"] for row in kept}
             read = [item for item in read if item[2]["id"] in ids]
         for path, record, row in read:
-            place = f"{path}:{record.line}" + (f" (item {record.item})" if record.item else "")
+            place = record.place(path)
             if row["id"] in place_of:
                 reason = f"id {row['id']!r} is taken by {place_of[row['id']]}; make ids unique"
                 bad.report(path, record, reason)
@@ -148,9 +148,10 @@ def _source_rows(
 
     A task's ids begin with its name, so that those of different sets never meet; one that a file
     repeats gets a number. Rows of known sets that no metric over words can judge ("The The", "---":
-    less than 1 in 1,000) are left out; among a user's own rows they are an error.
+    less than 1 in 1,000) are left out; among a user's own rows they are an error (`_to_mend`).
     """
     spec, taken = source.task, Counter[str]()
+    source_category = spec.category if spec else category
     for path, name, record, partial in _partial_rows(source, bad, category):
         own = _split(partial.get("split") or "train")
         if source.only and own != source.only:
@@ -158,9 +159,14 @@ def _source_rows(
         partial["split"] = source.split or own
         partial["id"] = partial.get("id") or f"{name}:{record.item or record.line}"
         metric = spec.metric if spec else partial.get("metric") or "em"
-        if metric in WORD_METRICS and says_nothing(partial) and (spec or not _is_own(record)):
+        if (
+            metric in WORD_METRICS
+            and says_nothing(partial)
+            and (spec or not _to_mend(record.value, partial, source_category))
+        ):
             continue
-        if spec is None:
+        # an id that is no text is reported with the other fields
+        if spec is None or not isinstance(partial["id"], str):
             partial["task"] = partial.get("task") or task
             row = _row(path, record, partial, category, bad)
         else:
@@ -171,9 +177,19 @@ def _source_rows(
             yield path, record, row
 
 
-def _is_own(record: Record) -> bool:
-    """Whether a row is in the project's own fields, so that somebody can mend it."""
-    return isinstance(record.value, dict) and isinstance(record.value.get("answers"), list)
+def _to_mend(value: Any, partial: dict[str, Any], category: str) -> bool:
+    """Whether a row whose answers say nothing is refused, since it is somebody's own.
+
+    With the project's field `answers` it always is. Without any set's own fields it is where the
+    answer is blank ("", [""]); "---" and "The The" in a field `answer` stand in files of NQ-open,
+    DPR and HotpotQA, and are left out. An answer that is missing, null, a number or an empty list
+    is refused in every row. What a set itself marks as unanswerable (SQuAD v2, MS MARCO, ...) is no
+    bad row: `native_examples` leaves it out, or reads it as "I don't know".
+    """
+    if isinstance(value, dict) and isinstance(value.get("answers"), list | str):
+        return True
+    blank = not any(isinstance(text, str) and text.strip() for text in partial["answers"])
+    return blank and is_own(value, category)
 
 
 def _split(name: Any) -> Any:
@@ -186,7 +202,8 @@ def _of_task(partial: dict[str, Any], source: Source, again: str) -> dict[str, A
     assert spec is not None
     answers = partial.get("answers") or []
     if spec.metric == "regex":
-        answers = [*filter(None, map(example_of, answers[:1])), *answers]
+        shown = [example_of(text) for text in answers[:1] if isinstance(text, str)]
+        answers = [*filter(None, shown), *answers]
     return {
         **partial,
         "date": partial.get("date") or spec.date,

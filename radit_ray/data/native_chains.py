@@ -58,8 +58,12 @@ def competition_math(row: Native) -> Iterator[Native]:
 
 
 def strategyqa(row: Native) -> Iterator[Native]:
-    answer = "yes" if row["answer"] is True or row["answer"] == "yes" else "no"
-    yield {"id": row.get("qid"), **_chain(row["question"], " ".join(row["facts"]), answer)}
+    verdicts = {"true": "yes", "yes": "yes", "false": "no", "no": "no"}
+    found = str(row["answer"])
+    if found.lower() not in verdicts:  # another set's row, whose answer would become "no" here
+        raise InputError(f"`answer` is {found[:40]!r}; expected true or false, as in StrategyQA")
+    chain = " ".join(row["facts"])
+    yield {"id": row.get("qid"), **_chain(row["question"], chain, verdicts[found.lower()])}
 
 
 def _boxed(text: str) -> str:

@@ -3,7 +3,7 @@
 | set | what is different |
 |---|---|
 | MMLU (CSV) | `choice0` ... `choice3`, the answer as index |
-| BoolQ | `passage`; the answer true or false, here "yes" or "no" |
+| BoolQ | `passage`; the answer true or false, here "yes" or "no"; a text is no BoolQ row |
 | PIQA, Social IQa | `sol1 sol2`, `answerA ...`; `label` in the row or in `X-labels.lst` |
 | HellaSwag | `ctx`, `endings`, `label` |
 | WinoGrande | `sentence` with a blank `_`, `option1 option2`, the answer 1 or 2 |
@@ -148,11 +148,22 @@ def llm_adapters(row: Native) -> Iterator[Native]:
     question, *parts = _OPTION.split(body)
     question = question.strip()
     if not parts:
-        found = {"choices": YES_NO, "answers": ["yes" if row["answer"] == "true" else "no"]}
+        found = {"choices": YES_NO, "answers": [_yes_no(row["answer"])]}
     else:
         number = re.sub(r"\D", "", str(row["answer"]))
         found = labelled([part.strip() for part in parts[1::2]], number, first=1)
     yield {**_siqa_context(question, text), **found}
+
+
+def _yes_no(answer: Any) -> str:
+    """Anything but true and false is another set's row, whose answer would become "no" here."""
+    verdicts = {"true": "yes", "false": "no"}
+    if (text := str(answer).strip().lower()) not in verdicts:
+        raise InputError(
+            f"`answer` is {text[:40]!r}, expected true or false, as an `instruction` without "
+            "options has it; for another answer give `question` and `answers`"
+        )
+    return verdicts[text]
 
 
 def _siqa_context(question: str, text: str) -> dict[str, str]:

@@ -101,6 +101,8 @@ BY_CATEGORY: dict[str, tuple[tuple[str, Shape], ...]] = {
         ("question answer", chains.gsm8k),
     ),
 }
+# what reading a field of another type or length than expected raises
+_MISSHAPEN = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 KEYED: tuple[tuple[str, Shape], ...] = (  # one object that holds all rows by id; `key` is that id
     ("text answers", texts.pat_questions),
     ("QUESTION final_decision", texts.pubmed_qa),
@@ -113,6 +115,18 @@ def partial_examples(value: Native, category: str) -> Iterator[dict[str, Any]]:
 
     InputError where a row has a set's fields, but not their shape.
     """
+    try:
+        yield from _partial_examples(value, category)
+    except _MISSHAPEN as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"a field of the row has another type than expected ({error!r}); `question` is a text, "
+            "`answers` a list of texts, `choices` one of texts, or of {label, text}"
+        ) from error
+
+
+def _partial_examples(value: Native, category: str) -> Iterator[dict[str, Any]]:
     if is_squad(value):
         yield from flat_squad(value, category)
         return
@@ -124,7 +138,7 @@ def partial_examples(value: Native, category: str) -> Iterator[dict[str, Any]]:
     for row in rows:
         try:
             found = list(shape(row))
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        except _MISSHAPEN as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -132,6 +146,15 @@ def partial_examples(value: Native, category: str) -> Iterator[dict[str, Any]]:
                 "radit_ray/data/native_*.py"
             ) from error
         yield from map(partial_example, found)
+
+
+def is_own(value: Any, category: str) -> bool:
+    """Whether a row has no set's own fields, but plain `question` and `answer`: somebody's own, who
+    can mend it.
+    """
+    return isinstance(value, Mapping) and not (
+        is_squad(value) or _shape_of(value, category)[0] is not None
+    )
 
 
 def _shape_of(value: Native, category: str) -> tuple[Shape | None, list[Native]]:
@@ -143,7 +166,10 @@ def _shape_of(value: Native, category: str) -> tuple[Shape | None, list[Native]]
     if isinstance(answers, Mapping) and "answer_start" in answers and "context" in value:
         return lambda row: texts.squad_row(row, category), [value]
     for names, shape in (*BY_CATEGORY.get(category, ()), *SHAPES):
-        if value.keys() >= set(names.split()):
+        if value.keys() >= set(names.split()) and (
+            # a text is the answer of somebody's own row about a passage, not BoolQ's
+            shape is not choices.boolq or isinstance(value["answer"], bool)
+        ):
             return shape, [value]
     inner = next(iter(value.values()), None)
     if isinstance(inner, Mapping):
@@ -244,7 +270,9 @@ def _choice_text(answer: Any, options: list[Any], labels: list[Any]) -> Any:
 def is_squad(value: Any) -> bool:
     """Whether one JSON object is a whole SQuAD file."""
     data = value.get("data") if isinstance(value, Mapping) else None
-    return bool(isinstance(data, list) and data and "paragraphs" in data[0])
+    return bool(
+        isinstance(data, list) and data and isinstance(data[0], Mapping) and "paragraphs" in data[0]
+    )
 
 
 def flat_squad(value: Mapping[str, Any], category: str) -> Iterator[dict[str, Any]]:
@@ -274,7 +302,7 @@ def flat_squad(value: Mapping[str, Any], category: str) -> Iterator[dict[str, An
                         "group": f"{title}#{number}" if single else title,
                         "article": title,
                     }
-    except (KeyError, TypeError, AttributeError) as error:
+    except _MISSHAPEN as error:
         raise InputError(f"SQuAD JSON with an unknown shape ({error!r}); see its format") from error
 
 

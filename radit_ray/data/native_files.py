@@ -282,11 +282,21 @@ def _trees(records: Iterable[Record]) -> Iterator[Record]:
             yield from group
             continue
         members = list(group)
-        messages = {item.value["message_id"]: {**item.value, "replies": []} for item in members}
-        roots: list[dict[str, Any]] = []
-        for message in messages.values():
-            parent = messages.get(message["parent_id"])
-            (parent["replies"] if parent else roots).append(message)
-        value = {"message_tree_id": tree, "prompt": roots[0]}
-        raw = json.dumps(members[0].value, default=str)
-        yield Record(line=members[0].line, raw=raw, value=value)
+        raw, line = json.dumps(members[0].value, default=str), members[0].line
+        try:
+            value = {"message_tree_id": tree, "prompt": _root([item.value for item in members])}
+        except (KeyError, TypeError, IndexError) as error:
+            fault = f"messages of one tree with another shape than OpenAssistant's ({error!r})"
+            yield Record(line=line, raw=raw, fault=f"{fault}; mend `message_id` and `parent_id`")
+            continue
+        yield Record(line=line, raw=raw, value=value)
+
+
+def _root(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first message of a tree, with its `replies`, and these with theirs."""
+    messages = {row["message_id"]: {**row, "replies": []} for row in rows}
+    roots: list[dict[str, Any]] = []
+    for message in messages.values():
+        parent = messages.get(message["parent_id"])
+        (parent["replies"] if parent else roots).append(message)
+    return roots[0]

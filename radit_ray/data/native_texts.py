@@ -116,7 +116,9 @@ def qed(row: Native) -> Iterator[Native]:
 
 def nq_oracle(row: Native) -> Iterator[Native]:
     """NQ-open with the gold paragraph of Natural Questions ("Lost in the Middle")."""
-    gold = next(chunk for chunk in row["ctxs"] if chunk["isgold"])
+    gold = next((chunk for chunk in row["ctxs"] if chunk["isgold"]), None)
+    if gold is None:
+        raise InputError("no chunk of `ctxs` has `isgold` true; drop the row")
     found = {"question": row["question"], "answers": row["answers"]}
     yield {**found, "context": gold["text"], "title": gold["title"]}
 
@@ -302,7 +304,9 @@ def legalbench(row: Native) -> Iterator[Native]:
     """The instruction and the last, open question of `base_prompt`. The demonstrations between
     them are the very rows of train.tsv."""
     blocks = re.split(r"\n\s*\n", str(row["base_prompt"]).strip())
-    first = next(number for number, block in enumerate(blocks) if _BLANK.search(block))
+    first = next((number for number, block in enumerate(blocks) if _BLANK.search(block)), None)
+    if first is None:
+        raise InputError("`base_prompt` has no {{field}} to fill; expected LegalBench's text")
     asked = "\n\n".join(blocks[first:])
     marker = _WAITS.search(f"\n{asked}")
     head = blocks[0] if first else ""

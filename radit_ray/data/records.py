@@ -33,6 +33,7 @@ Quarantine = Callable[[dict[str, Any]], None]
 RAW_CHARS = 2_000  # of a bad row, kept for the person who looks at the quarantine
 PACKED = (".gz", ".xz", ".zst", ".bz2")
 BLOCK = 1 << 20
+_CONVERT = "{}; convert it with `iconv -f {} -t UTF-8 FILE > NEW`"
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
@@ -45,6 +46,10 @@ class Record:
     value: Any = None
     raw: str = ""
     fault: str = ""
+
+    def place(self, path: str) -> str:
+        """Where it stands, for people: `docs.jsonl:7`, in a list `docs.json:1 (item 7)`."""
+        return f"{path}:{self.line}" + (f" (item {self.item})" if self.item else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,8 @@ def open_stream(path: str) -> Iterator[IO[bytes]]:
     except (OSError, ValueError, ImportError) as error:
         raise InputError(_unreadable(path, error)) from error
     with plain:
+        if name := _utf16(magic):
+            raise InputError(f"{path}:1: {_CONVERT.format('not UTF-8 but UTF-16', name)}")
         if not magic:
             raise InputError(f"{path}:1: the file is empty; remove it or write it again")
         with _decompressed(plain, magic) as stream:
@@ -217,11 +224,24 @@ def damage_named(path: str, line: Callable[[], int]) -> Iterator[None]:
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    byte = bytes(error.object)[error.start]
-    return (
-        f"not UTF-8 (byte 0x{byte:02x}); convert it with "
-        "`iconv -f LATIN1 -t UTF-8 FILE > NEW` (or its real encoding)"
-    )
+    content = bytes(error.object)
+    if error.start == 0 and (name := _utf16(content[:6])):  # in a packed file
+        return _CONVERT.format("not UTF-8 but UTF-16", name)
+    found = f"not UTF-8 (byte 0x{content[error.start]:02x})"
+    return f"{_CONVERT.format(found, 'LATIN1')} (or its real encoding)"
+
+
+def _utf16(head: bytes) -> str:
+    """The name iconv has for the encoding of a file that begins so: "" where it is not UTF-16.
+
+    By the mark, or by the zero in each of the first characters where they are ASCII.
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    low, high = head[0:4:2], head[1:4:2]
+    if len(head) < 4 or (any(low) and any(high)):
+        return ""
+    return "UTF-16LE" if all(low) else "UTF-16BE" if all(high) else ""
 
 
 def one_line(error: BaseException) -> str:

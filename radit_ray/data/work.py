@@ -18,6 +18,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ from radit_ray.data.versions import versions
 FINGERPRINT = "{fingerprint}"  # in an output path: the artifact is named by what it holds
 IGNORED = ("identity.json", "manifest.json", ".lock", LINK)
 SCRATCH = ("committed/", "resume/")  # below an artifact: sidecars, state of an unfinished training
+# what a refused call leaves to be read, and the next one clears away: bad rows with the reasons
+_QUARANTINE = re.compile(r"quarantine/\d{5}\.jsonl")
 ConfigT = TypeVar("ConfigT")
 
 
@@ -116,6 +119,7 @@ class Work(Generic[ConfigT]):
                     path=output, rows=manifest["rows"], metrics=manifest["metrics"]
                 )
             elif recorded is None:
+                work._clear_quarantine()
                 foreign = [n for n in storage.list_files(output) if n not in IGNORED]
                 if foreign:
                     raise InputError(
@@ -138,6 +142,11 @@ class Work(Generic[ConfigT]):
         for name in self.committed():
             storage.remove(storage.join(self.output, name))
         self._drop_scratch()
+
+    def _clear_quarantine(self) -> None:
+        """Removes the bad rows of an earlier call that was refused, and only those."""
+        for name in filter(_QUARANTINE.fullmatch, storage.list_files(self.output)):
+            storage.remove(storage.join(self.output, name))
 
     def _withdraw(self) -> None:
         """Frees the folder after a refused input where no work was done yet, so that the corrected

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import ray
 
+from radit_ray.core.errors import InputError
+
 
 def connect(*, num_cpus: int | None = None) -> None:
     """Joins the cluster of this job or of RAY_ADDRESS ("auto": the one on this machine), else
@@ -18,6 +20,8 @@ def connect(*, num_cpus: int | None = None) -> None:
     Inside `ray job submit` the address is in the environment. `num_cpus` only counts for a private
     cluster.
     """
+    if num_cpus is not None and num_cpus < 1:
+        raise InputError(f"num_cpus={num_cpus}; expected at least 1, or 0 for all")
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
+
+from radit_ray.core.errors import Bounds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,18 @@ class Resources:
     checkpoint_every: int = 50  # training: steps between two resume points
     max_failures: int = 1  # training: worker-group restarts before the stage fails
     history: str = ""  # training: a folder where dev metrics are shown as they come, "" = nowhere
+
+    BOUNDS: ClassVar[Bounds] = {
+        "num_workers": (0, None),
+        "cpus_per_worker": (0, None),
+        "gpus_per_worker": (0, None),
+        "reserved_cpus": (0, None),
+        "batch_tokens": (1, None),
+        "micro_batch": (0, None),
+        "zero_stage": (0, 3),
+        "checkpoint_every": (1, None),
+        "max_failures": (-1, None),  # -1: Ray's "without end"
+    }
 
     @property
     def device(self) -> str:

@@ -23,7 +23,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from tqdm import tqdm
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import InputError, check_bounds
 from radit_ray.engines.resources import Resources
 
 
@@ -33,6 +33,7 @@ def num_workers(resources: Resources, num_items: int, *, worker_bytes: float = 0
 
     InputError where a single worker does not fit, since Ray would wait for it for ever.
     """
+    check_bounds(resources, resources.BOUNDS)
     cluster = ray.cluster_resources()
     cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
     free = cluster.get("CPU", 0) - resources.reserved_cpus

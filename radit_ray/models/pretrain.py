@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import SEED, InputError, nearest
 
 CONTEXT = 512  # tokens of a training window and the most the model takes
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -82,6 +82,8 @@ def pretrain(
     for name, value in (("steps", steps), ("num_threads", num_threads)):
         if value is not None and value < 1:
             raise InputError(f"{name}={value} of the LM; expected at least 1, or leave it out")
+    if not SEED[0] <= seed <= SEED[1]:
+        raise InputError(f"seed={seed} of the LM; expected {SEED[0]} to {SEED[1]}")
     shape, started = SIZES[size] if isinstance(size, str) else size, time.perf_counter()
     steps = shape.steps if steps is None else steps
     if num_threads is not None:

@@ -14,14 +14,14 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from radit_ray.core.chunking import chunk_document
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import Bounds, InputError, check_bounds, nearest
 from radit_ray.data import rows, storage
 from radit_ray.data.artifacts import (
     Artifact,
@@ -31,7 +31,7 @@ from radit_ray.data.artifacts import (
     fingerprint_of,
     read_shard,
 )
-from radit_ray.data.readers import iter_file, known_by, list_corpus_files
+from radit_ray.data.readers import iter_file, iter_placed, known_by, list_corpus_files
 from radit_ray.data.work import Work
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
@@ -50,6 +50,12 @@ class ChunkConfig:
     )
     limit: int = 0  # documents read from each file, 0 = all
 
+    BOUNDS: ClassVar[Bounds] = {
+        "max_words": (1, None),
+        "docs_per_shard": (1, None),
+        "limit": (0, None),
+    }
+
 
 def chunk(
     config: ChunkConfig, *, corpus: str, output: str, resources: Resources = Resources()
@@ -63,8 +69,7 @@ def chunk(
         raise InputError(
             f"on_bad_row={config.on_bad_row!r}{nearest(config.on_bad_row, ['fail', 'quarantine'])}"
         )
-    if config.max_words < 1 or config.docs_per_shard < 1:
-        raise InputError("max_words and docs_per_shard must be 1 or more")
+    check_bounds(config, config.BOUNDS)
     corpus = storage.absolute(corpus)
     files = list_corpus_files(corpus)
     if any(file.startswith("hf:") for file in files):
@@ -97,7 +102,8 @@ def chunk(
             raise
         committed = work.committed()
         if not sum(sidecar["rows"] for sidecar in committed.values()):
-            raise InputError(f"{corpus}: no chunk came out of it; expected documents with text")
+            work.discard()  # as above; the quarantine stays until the next call
+            raise InputError(_nothing_usable(corpus, work.output, results))
         _check_unique(work, files)
         totals = [sidecar["stats"] for sidecar in committed.values()]
         num_chunks = sum(sidecar["rows"] for sidecar in committed.values())
@@ -170,6 +176,15 @@ def chunks_of(document: dict[str, Any], max_words: int) -> list[dict[str, str]]:
     ]
 
 
+def _nothing_usable(corpus: str, output: str, results: list[dict[str, Any]]) -> str:
+    if num_bad := sum(result["bad_rows"] for result in results):
+        return (
+            f"{corpus}: no usable row, {num_bad} went to quarantine; mend them by the reasons in "
+            f"{storage.join(output, 'quarantine')} and run the same command again"
+        )
+    return f"{corpus}: no chunk came out of it; expected documents with text"
+
+
 def _check_unique(work: Work[ChunkConfig], files: list[str]) -> None:
     """InputError where two documents share an id: eight bytes a document in memory, the corpus read
     again only on a hit.
@@ -186,19 +201,20 @@ def _check_unique(work: Work[ChunkConfig], files: list[str]) -> None:
     seen: dict[str, str] = {}
     limit = work.config.limit or None
     for file in files:
-        documents = iter_file(
+        documents = iter_placed(
             file, spec=work.inputs["corpus"].path, on_bad_row="quarantine", quarantine=_passed_over
         )
-        for number, document in enumerate(itertools.islice(documents, limit), 1):
-            name, place = document["id"], f"document {number} of {file}"
-            if _hash(f"{name}#0") in twins and name in seen:
+        for place, document in itertools.islice(documents, limit):
+            name = document["id"]
+            if _hash(f"{name}#0") not in twins:
+                continue
+            if name in seen:
                 storage.remove(work.output)
                 raise InputError(
                     f"duplicate document id {name!r}: {seen[name]} and {place}; ids must be "
-                    "unique, "
-                    "drop one of the two or rename it"
+                    "unique, drop one of the two or rename it"
                 )
-            seen.setdefault(name, place)
+            seen[name] = place
 
 
 def _passed_over(row: dict[str, Any]) -> None:

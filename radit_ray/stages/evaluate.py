@@ -14,11 +14,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import SEED, Bounds, InputError, check_bounds
 from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
@@ -59,6 +59,12 @@ class EvaluateConfig:
     precision: str = "auto"  # of the LMs: "bf16", "fp32" or "auto"
     seed: int = 0
 
+    BOUNDS: ClassVar[Bounds] = {
+        "limit": (0, None),
+        "bootstrap": (1, None),
+        "seed": SEED,
+    }
+
 
 def evaluate(
     config: EvaluateConfig, *, ranked: str, output: str, resources: Resources = Resources()
@@ -71,6 +77,7 @@ def evaluate(
     tokens}}, and what else `measure` gives. InputError on an unknown ensemble or contrast, two
     variants of one name, no question.
     """
+    check_bounds(config, config.BOUNDS)
     names = [variant.name for variant in config.variants]
     if not names or len(set(names)) != len(names):
         raise InputError(f"variant names {names}, expected one or more, all different")

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import Bounds, InputError, check_bounds, nearest
 from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
@@ -53,9 +53,17 @@ class IndexConfig:
     num_shards: int = 1  # files; each is searched by an actor of its own
     nlist: int = 0  # ivf, ivfpq: cells in a shard, 0 = 4 * sqrt(chunks of the shard)
     pq_bytes: int = 0  # ivfpq: bytes of one vector, 0 = an eighth of its width
-    hnsw_links: int = 32  # hnsw: links of a node
+    hnsw_links: int = 32  # hnsw: links of a node, 2-1024
     train_chunks: int = 200_000  # ivf, ivfpq, sq: chunks drawn from a shard to train its quantiser
     seed: int = 0
+
+    BOUNDS: ClassVar[Bounds] = {
+        "nlist": (0, None),
+        "pq_bytes": (0, None),
+        "hnsw_links": (2, 1024),
+        "train_chunks": (1, None),
+        "seed": (0, 2**31 - 1),
+    }
 
 
 def index(
@@ -67,6 +75,7 @@ def index(
     Metrics: num_chunks, dimension (bm25: 0), kind, shards (files and rows of each). InputError on
     an unknown kind, or more index shards than embedding shards.
     """
+    check_bounds(config, config.BOUNDS)
     if config.kind not in KINDS:
         raise InputError(f"unknown index kind {config.kind!r}{nearest(config.kind, KINDS)}")
     words = config.kind == LEXICAL

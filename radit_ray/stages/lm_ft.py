@@ -14,12 +14,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import SEED, Bounds, InputError, check_bounds, nearest
 from radit_ray.core.losses import answer_nll
 from radit_ray.core.mixing import CAP, SHARES
 from radit_ray.core.templates import (
@@ -94,6 +94,20 @@ class LmFtConfig:
         "auto"  # of the forward pass: "bf16" (autocast), "fp32" or "auto"; master weights are fp32
     )
     seed: int = 0
+
+    BOUNDS: ClassVar[Bounds] = {
+        "lr": (0, None),
+        "end_lr": (0, None),
+        "warmup": (0, None),
+        "weight_decay": (0, None),
+        "clip": (0, None),
+        "max_answer_tokens": (1, None),
+        "eval_every": (0, None),
+        "dev_limit": (0, None),
+        "lora_rank": (0, None),
+        "lora_alpha": (0, None),
+        "seed": SEED,
+    }
 
 
 def lm_ft(
@@ -285,6 +299,7 @@ def _beside(output: str) -> str | None:
 
 def check_lm_ft(config: LmFtConfig) -> None:
     """InputError on values that cannot be, before any work."""
+    check_bounds(config, config.BOUNDS)
     if config.k_train < 1 or config.batch_size < 1 or config.seq_len < 8:
         raise InputError(
             f"k_train={config.k_train}, batch_size={config.batch_size}, seq_len={config.seq_len}; "

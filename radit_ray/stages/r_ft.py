@@ -15,13 +15,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import SEED, Bounds, InputError, check_bounds, nearest
 from radit_ray.core.losses import r_ft_loss
 from radit_ray.core.metrics import recall_at_k, reciprocal_rank
 from radit_ray.core.retrieval import TAU_DEFAULTS, lsr_target, mixture_nll
@@ -80,6 +80,19 @@ class RFtConfig:
         "auto"  # of the forward pass: "bf16" (autocast), "fp32" or "auto"; master weights are fp32
     )
     seed: int = 0
+
+    BOUNDS: ClassVar[Bounds] = {
+        "tau": (0, None),
+        "t_r": (0, None),
+        "epochs": (0, None),
+        "lr": (0, None),
+        "end_lr": (0, None),
+        "warmup": (0, None),
+        "weight_decay": (0, None),
+        "clip": (0, None),
+        "eval_every": (0, None),
+        "seed": SEED,
+    }
 
 
 def r_ft(
@@ -327,6 +340,7 @@ def _fitted_t_r(scored: Input) -> float:
 
 def check_r_ft(config: RFtConfig) -> None:
     """InputError on values that cannot be, before any work."""
+    check_bounds(config, config.BOUNDS)
     if config.answer_score not in TAU_DEFAULTS:
         raise InputError(
             f"answer_score={config.answer_score!r}{nearest(config.answer_score, TAU_DEFAULTS)}"

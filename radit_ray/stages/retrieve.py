@@ -15,12 +15,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import SEED, Bounds, InputError, check_bounds
 from radit_ray.data import rows
 from radit_ray.data.artifacts import Artifact, Input, artifact_input, commit_shard, fingerprint_of
 from radit_ray.data.corpus_examples import corpus_example, sample_rows
@@ -66,6 +66,16 @@ class RetrieveConfig:
     examples_per_shard: int = 512  # the unit of resuming
     seed: int = 0
 
+    BOUNDS: ClassVar[Bounds] = {
+        "nprobe": (0, None),
+        "corpus_examples": (0, None),
+        "corpus_tokens": (1, None),
+        "limit": (0, None),
+        "num_documents": (0, None),
+        "examples_per_shard": (1, None),
+        "seed": SEED,
+    }
+
 
 def retrieve(
     config: RetrieveConfig,
@@ -82,6 +92,7 @@ def retrieve(
     recall@k by answer string. InputError on k larger than the index, a width that differs from it,
     bad example rows.
     """
+    check_bounds(config, config.BOUNDS)
     source = artifact_input(index, "index")
     found = (
         read_examples(

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import SEED, Bounds, InputError, check_bounds
 from radit_ray.core.mixing import CAP, capped_weights, mix
 from radit_ray.core.retrieval import TAU_DEFAULTS, fit_t_r, lsr_target
 from radit_ray.data import rows, storage
@@ -67,6 +67,12 @@ class ScoreConfig:
     precision: str = "auto"
     seed: int = 0
 
+    BOUNDS: ClassVar[Bounds] = {
+        "num_examples": (0, None),
+        "dev_limit": (0, None),
+        "seed": SEED,
+    }
+
 
 def score(
     config: ScoreConfig, *, ranked: str, output: str, resources: Resources = Resources()
@@ -77,6 +83,7 @@ def score(
     of this retriever), round_trip (share of answers that survive encode and decode).
     InputError on rows without chunks.
     """
+    check_bounds(config, config.BOUNDS)
     if not 0 <= config.corpus_share <= 1:
         raise InputError(f"corpus_share={config.corpus_share}, expected 0 to 1 (paper: 0.95)")
     inputs = {"ranked": artifact_input(ranked, "retrieve"), "lm": model_input(config.lm, what="lm")}

@@ -392,7 +392,26 @@ def test_not_utf8_names_the_line_and_the_fix(tmp_path):
     listed = write(tmp_path / "l.json", b'[{"id": "1", "text": "t"},\n{"id": "2", "text": "\xe9"}]')
     assert fails(listed).startswith(f"{listed}:2: not UTF-8")
     wide = write(tmp_path / "w.jsonl", GOOD.encode("utf-16"))
-    assert fails(wide).startswith(f"{wide}:1: not UTF-8 (byte 0xff)")
+    assert fails(wide).startswith(f"{wide}:1: not UTF-8 but UTF-16")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "txt", "tsv", "jsonl.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_with_the_command_that_converts_it(tmp_path, ending, encoding):
+    content = ("" if encoding == "utf-16" else "\ufeff") + GOOD
+    path = write(tmp_path / f"w.{ending}", content.encode(encoding))
+    if ending.endswith(".gz"):
+        Path(path).write_bytes(gzip.compress(content.encode(encoding)))
+    expected = f"{path}:1: not UTF-8 but UTF-16; convert it with `iconv -f UTF-16 -t UTF-8 FILE > "
+    assert fails(path).startswith(expected)
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE"])
+def test_utf_16_without_a_mark_is_told_by_its_zeros(tmp_path, encoding):
+    path = write(tmp_path / "w.jsonl", GOOD.encode(encoding))
+    assert f"UTF-16; convert it with `iconv -f {encoding} -t UTF-8 " in fails(path)
+    short = write(tmp_path / "s.txt", "a\0")  # no more than a NUL in UTF-8
+    assert "NUL character" in fails(short)
 
 
 def test_bad_rows_of_the_other_formats(tmp_path):
