@@ -89,7 +89,7 @@ class Recipe:
 
     BOUNDS: typing.ClassVar[Bounds] = {
         "num_distractors": (0, None),
-        "k_infer": (1, None),
+        "k_infer": (0, None),
         "max_new_tokens": (1, None),
         "max_answers": (0, None),
         "t_r": (0, None),

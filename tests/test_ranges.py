@@ -108,7 +108,7 @@ def test_every_stage_refuses_them_when_called_from_python() -> None:
         ((*RUN, "--set", "lm_ft.seed=-1"), "seed=-1 of LmFtConfig; expected 0 to 4294967295"),
         ((*RUN, "--set", "index.hnsw_links=0"), "hnsw_links=0 of IndexConfig; expected 2 to 1024"),
         ((*RUN, "--set", "resources.num_workers=-2"), "num_workers=-2 of Resources"),
-        ((*RUN, "--set", "k_infer=0"), "k_infer=0 of Recipe; expected at least 1"),
+        ((*RUN, "--set", "k_infer=-1"), "k_infer=-1 of Recipe; expected at least 0"),
         ((*RUN, "--seeds", "0,-1"), "seeds=(0, -1), expected each from 0"),
         (("world-lm", "--output", "o", "--seed", "-1"), "seed=-1 of the LM; expected 0 to"),
         (("world-lm", "--output", "o", "--world.chunks-per-subject", "9999"), "4 to 1000"),
