@@ -23,10 +23,8 @@ from radit_ray.runs import check_recipe
 from radit_ray.stages.chunk import ChunkConfig, chunk
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 from radit_ray.stages.index import IndexConfig, index
-from radit_ray.stages.lm_ft import LmFtConfig
-from radit_ray.stages.lm_ft import _check as check_lm_ft
-from radit_ray.stages.r_ft import RFtConfig
-from radit_ray.stages.r_ft import _check as check_r_ft
+from radit_ray.stages.lm_ft import LmFtConfig, check_lm_ft
+from radit_ray.stages.r_ft import RFtConfig, check_r_ft
 from radit_ray.stages.retrieve import RetrieveConfig, retrieve
 from radit_ray.stages.score import ScoreConfig, score
 
