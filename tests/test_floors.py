@@ -28,7 +28,7 @@ ALLOWED = {
     "data": {"core", "data"},
     "models": {"core", "models"},
     "engines": {"core", "data", "models", "engines"},
-    "stages": {"core", "data", "models", "engines"},
+    "stages": {"core", "data", "models", "engines", "stages"},  # stages: of its own only, see below
     "serving": {"core", "data", "models", "engines", "report", "serving"},
     "report": {"core", "data", "models", "engines", "report"},
 }
@@ -96,6 +96,20 @@ def test_no_file_of_a_floor_imports_a_forbidden_floor_or_package(floor: str) -> 
         assert ours(path) <= ALLOWED[floor], path
         packages = {name.split(".")[0] for name in imports(path)}
         assert not FORBIDDEN[floor] & packages, path
+
+
+def test_no_stage_imports_another() -> None:
+    """A stage in two files, lm_ft.py and lm_ft_instances.py, is one stage."""
+    stems = {path.stem for path in files("stages")} - {"__init__"}
+    stage_of = {
+        s: min((t for t in stems if s == t or s.startswith(f"{t}_")), key=len) for s in stems
+    }
+    assert len(set(stage_of.values())) == 8
+    for path in files("stages"):
+        found = {
+            name.split(".")[2] for name in imports(path) if name.startswith("radit_ray.stages.")
+        }
+        assert {stage_of[name] for name in found} <= {stage_of.get(path.stem)}, path
 
 
 def test_core_needs_only_the_standard_library_numpy_and_torch() -> None:
