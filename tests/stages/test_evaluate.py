@@ -4,6 +4,7 @@ rows, paired contrasts, and the same numbers as answering in this process.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,7 @@ def test_a_rerun_with_moved_models_reuses(
     assert manifest is not None
     config = EvaluateConfig(
         variants=tuple(
-            Variant(**{**_fields(variant), "lm": f"{tmp_path}/lm"})
-            for variant in variants_of(chain)
+            dataclasses.replace(variant, lm=f"{tmp_path}/lm") for variant in variants_of(chain)
         ),
         contrasts=("replug-minus-closed-book", "replug-minus-mixed"),
         bootstrap=200,
@@ -174,13 +174,9 @@ def test_bad_configs_are_refused(
 ) -> None:
     output = str(tmp_path / "out")
     config = EvaluateConfig(**{"variants": (Variant(k=2),), **changes})
-    filled = tuple(Variant(**{**_fields(v), "lm": chain.lm}) for v in config.variants)
-    config = EvaluateConfig(**{**_fields(config), "variants": filled})
+    filled = tuple(dataclasses.replace(v, lm=chain.lm) for v in config.variants)
+    config = dataclasses.replace(config, variants=filled)
     with pytest.raises(InputError, match=message) as found:
         evaluate(config, ranked=chain.ranked, output=output, resources=ONE)
     assert "\n" not in str(found.value)
     assert read_manifest(output) is None
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
