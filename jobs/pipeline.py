@@ -34,8 +34,7 @@ def pipeline(recipe: Recipe, run: Run) -> dict[str, Any]:
     run.base(ranked)
     for cycle in run.cycles():
         # LM-ft: answer with retrieved background, k~ = 3 chunks as separate instances (section 2.2,
-        # Eq. 3);
-        # and its control, the same tuning without chunks.
+        # Eq. 3); and its control, the same tuning without chunks.
         if recipe.examples:
             cycle.lm = run.stage(lm_ft, cycle.lm_ft(), ranked=cycle.ranked)
             if run.needed & {"it", "it-retrieval"} and cycle.number == 0:

@@ -136,7 +136,7 @@ def own(**changes: Any) -> Recipe:
 
 
 def squad_open(**changes: Any) -> Recipe:
-    """3,221 SQuAD and news-wiki paragraphs among 23,000 pages of Simple English Wikipedia, 13.8k
+    """3,221 SQuAD and new-wiki paragraphs among 23,000 pages of Simple English Wikipedia, 13.8k
     training questions: real text at the size of two CPU cores.
     """
     recipe = Recipe(

@@ -49,7 +49,8 @@ def plan_task(task: str, *, limit: int, shots: int) -> TaskPlan:
     """The questions of a task, at most `limit`, and the demonstrations for `shots`: from another
     split that lies here, else from its own one behind the questions.
     """
-    spec, _ = parse_task(f"task:{task}")
+    spec, split = parse_task(f"task:{task}")
+    limit = limit or (DEV_SAMPLE if split == "dev" else 0)
     questions = f"eval=task:{task}" + (f"@{limit}" if limit else "")
     try:
         num_questions = len(read_examples(questions))
@@ -103,11 +104,7 @@ def run_suite(
 
     InputError where no row's role is given, or no task can be read.
     """
-    for task in tasks:
-        if task not in suite.tasks:
-            raise InputError(
-                f"suite {suite.name!r} has no task {task!r}{nearest(task, suite.tasks)}"
-            )
+    tasks = [_task_of(suite, task) for task in tasks]
     given = [row for row in suite.rows if row.role in pairs]
     if not given:
         needed = ", ".join(dict.fromkeys(row.role for row in suite.rows if row.role))
@@ -124,6 +121,12 @@ def run_suite(
     for task, plan in plans.items():
         if plan.missing:
             print(f"radit: {task} is left out: {plan.missing}", file=sys.stderr)
+    most = max(plan.num_demonstrations for plan in readable)
+    short = [row for row in given if row.shots > most]
+    given = [row for row in given if row not in short]
+    lacking = f"no task that can be read has {shots} demonstrations"
+    if not given:
+        raise InputError(f"suite {suite.name!r}: {lacking}; give --tasks others, or a limit")
     ranked = _retrieve(given, pairs, readable, output, resources)
     variants = tuple(
         _variant(row, pairs[row.role], ranked[_searched(pairs[row.role])], max_new_tokens)
@@ -151,11 +154,19 @@ def run_suite(
             task: _task_entry(plan, [rows[task] for rows in ours.values() if task in rows])
             for task, plan in plans.items()
         },
-        "rows": suite_entries(suite, ours),
+        "rows": suite_entries(suite, ours, {row.label: lacking for row in short}),
         "environment": environment(),
     }
     storage.write_json(storage.join(output, "suite.json"), results)
     return results
+
+
+def _task_of(suite: Suite, task: str) -> str:
+    """A suite's task by its name, with or without the split; InputError for one it lacks."""
+    for known in suite.tasks:
+        if task in (known, known.partition(":")[0]):
+            return known
+    raise InputError(f"suite {suite.name!r} has no task {task!r}{nearest(task, suite.tasks)}")
 
 
 def _by_task(table: Rows, row: SuiteRow, plans: Mapping[str, TaskPlan]) -> dict[str, Rows]:

@@ -15,7 +15,6 @@ from radit_ray.cli import _dispatch
 from radit_ray.core.errors import InputError
 from radit_ray.plan import (
     DEVICES,
-    TOKENS_PER_WORD,
     Rates,
     Sizes,
     number,
@@ -67,10 +66,7 @@ def test_money_and_time_go_with_devices() -> None:
 
 
 def test_flops_of_squad_open_are_those_of_its_manifests() -> None:
-    """Within a fifth, from sizes that are known beforehand; evaluate within a third, since how many
-    answers differ is not, and its twins (R-ft kept the base encoder) were answered once. The file
-    is of VERSION 5 of evaluate, which read every prompt twice.
-    """
+    """Within a tenth, from sizes that are known beforehand."""
     measured = json.loads(RESULTS.read_text())["stages"]
     sizes = Sizes(
         num_chunks=34_679,
@@ -82,13 +78,9 @@ def test_flops_of_squad_open_are_those_of_its_manifests() -> None:
         num_eval=2_566,
         question_words=12,
     )
-    recipe = squad_open(variants=("closed-book", "it", "replug", "it-retrieval", "lm-ft"))
-    found = {plan.name: plan for plan in plan_run(recipe, sizes, RATES, num_devices=2)}
-    prompt_tokens = TOKENS_PER_WORD * (sizes.words_per_chunk + sizes.question_words)
-    asked = sizes.num_eval * recipe.k_infer * 3  # with chunks: three variants
-    measured["evaluate"]["cost"]["flops"] -= 2 * sizes.lm_parameters * asked * prompt_tokens
-    for name, share in (("embed", 0.2), ("score", 0.2), ("evaluate", 1 / 3)):
-        assert found[name].flops == pytest.approx(measured[name]["cost"]["flops"], rel=share), name
+    found = {plan.name: plan for plan in plan_run(squad_open(), sizes, RATES, num_devices=2)}
+    for name in ("embed", "score", "evaluate"):
+        assert found[name].flops == pytest.approx(measured[name]["cost"]["flops"], rel=0.1), name
 
 
 def test_a_benchmark_of_the_plan_holds_the_larger_factor_either_way(tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ def test_the_rows_of_a_suite_are_evaluated(
     for label in ("0-shot REPLUG", "0-shot RA-DIT", "5-shot REPLUG", "5-shot RA-DIT"):
         assert set(rows[label]["ours"]) == {"nq"}
     # the same models under two names
-    assert rows["0-shot RA-DIT"]["differences"]["nq"] == {"value": 0, "low": 0, "high": 0}
+    same = rows["0-shot RA-DIT"]["comparisons"][0]
+    assert same["against"] == "0-shot REPLUG"
+    assert same["differences"]["nq"] == {"value": 0, "low": 0, "high": 0}
     assert rows["0-shot RA-DIT"]["paper"]["nq"]["value"] == 35.2
     assert rows["0-shot LLaMA-65B"]["missing"].startswith("radit run own")
     out = capsys.readouterr().out

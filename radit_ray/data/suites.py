@@ -20,6 +20,7 @@ TRUST = {  # how a table, or one of its cells, was read
     "restated": "read in a secondary text",
     "repaired": "a damaged cell, repaired so that its row's printed mean comes out",
     "recalled": "found in no source, recalled",
+    "checked": "found in no source, recalled; its row's printed mean comes out",
     "curves": "printed as curves only",
 }
 _RUN = "radit run own --lm {} --retriever {} --corpus {} --examples QA --output RUN"
@@ -94,8 +95,14 @@ class Suite:
     rows: tuple[SuiteRow, ...]
     trust: str = ""  # of the paper's values, of TRUST; "" = not in the paper
     note: str = ""
+    averages: tuple[tuple[str, ...], ...] = ()  # of the paper, over some of the tasks only
 
 
+# sets whose default split is the official test one, as open-domain papers call it, and that have a
+# dev one beside it (MMLU's holds the five demonstrations of each subject and nothing to measure)
+TEST_BY_DEFAULT = ("nq", "triviaqa")
+# role -> the roles that it is compared with beside the row above it: what each half alone gives
+ALONE = {"lm-ft": ("it-retrieval", "it"), "radit": ("lm-ft", "r-ft")}
 OWN_ROWS = tuple(
     SuiteRow(label=f"{role}: {ROLES[role][0]}", role=role, k=0 if role == "closed-book" else -1)
     for role in ("closed-book", "replug", "it-retrieval", "lm-ft", "r-ft", "radit")
@@ -146,6 +153,8 @@ def suite_named(name: str) -> Suite:
 
 
 def _paper_suite(name: str, table: Mapping[str, Any]) -> Suite:
+    named = {task: _on_split(task, table["split"]) for task in table["tasks"]}
+    parts = dict.fromkeys(over for row in table["rows"] for over in row["averages"])
     rows = tuple(
         SuiteRow(
             label=row["label"],
@@ -153,18 +162,28 @@ def _paper_suite(name: str, table: Mapping[str, Any]) -> Suite:
             shots=row["shots"],
             k=-1 if row["k"] is None else row["k"],
             ensemble=row.get("ensemble", ""),
-            paper={task: _cell(value) for task, value in row["values"].items()},
+            paper={named[task]: _cell(value) for task, value in row["values"].items()},
         )
         for row in table["rows"]
     )
     return Suite(
         name=name,
         title=table["title"],
-        tasks=tuple(table["tasks"]),
+        tasks=tuple(named.values()),
         rows=rows,
         trust=table["trust"],
         note=table["note"],
+        averages=tuple(
+            tuple(named[task] for task in over.split(",")) for over in parts if over != "all"
+        ),
     )
+
+
+def _on_split(task: str, split: str) -> str:
+    """The task on the split that a table of the paper measured, where both it and the official
+    test set are there to choose from.
+    """
+    return f"{task}:{split}" if split == "dev" and task in TEST_BY_DEFAULT else task
 
 
 def _cell(value: Any) -> Cell:

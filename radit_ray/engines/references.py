@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Input, fingerprint_of, folder_fingerprint
 from radit_ray.engines.resources import Resources
@@ -40,8 +41,18 @@ def model_input(name: str, *, what: str) -> Input:
             )
         return Input(path=name, fingerprint=folder_fingerprint(name))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise InputError(f"{what} {name!r} does not exist; expected a Hugging Face id or a folder")
+        beside = _siblings(name)
+        hint = nearest(os.path.basename(name.rstrip("/")), beside) if beside else ""
+        raise InputError(
+            f"{what} {name!r} does not exist{hint}; expected a Hugging Face id or a folder"
+        )
     return Input(path=name, fingerprint=_hub_fingerprint(name, what))
+
+
+def _siblings(name: str) -> list[str]:
+    """What lies beside a local path that does not exist, for a hint."""
+    parent = os.path.dirname(storage.local(name.rstrip("/"))) if storage.is_local(name) else ""
+    return sorted(os.listdir(parent))[:20] if os.path.isdir(parent) else []
 
 
 def _hub_fingerprint(name: str, what: str) -> str:

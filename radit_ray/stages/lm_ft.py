@@ -162,7 +162,9 @@ def lm_ft(
 
 
 def _record(config: LmFtConfig, ranked: Input) -> dict[str, Any]:
-    """What `radit.json` says beside the weights: how this LM was trained to be prompted."""
+    """What `radit.json` says beside the weights: how this LM was trained to be prompted. k and t_r
+    are those of the ranked rows it saw; what a whole run answers with is in its run.json.
+    """
     manifest = read_manifest(ranked.path)
     assert manifest is not None
     return {

@@ -13,6 +13,7 @@ from radit_ray.core.errors import InputError
 from radit_ray.data.suites import ROLES, TRUST, suite_named, suites
 from radit_ray.data.tasks import parse_task
 
+SIX = suite_named("paper-table-5")
 TABLES = tuple(f"paper-table-{number}" for number in (2, 3, 4, 5, 6, 7, 13, 14))
 
 
@@ -45,11 +46,19 @@ def test_the_printed_means_come_out(name: str) -> None:
     checked = 0
     for row, record in zip(suite.rows, json.loads(text)[name]["rows"], strict=True):
         for over, mean in record["averages"].items():
-            tasks = list(row.paper) if over == "all" else over.split(",")
-            values = [row.paper[task].value for task in tasks]
+            named = {task.partition(":")[0]: cell.value for task, cell in row.paper.items()}
+            tasks = list(named) if over == "all" else over.split(",")
+            values = [named[task] for task in tasks]
             assert sum(values) / len(values) == pytest.approx(mean, abs=0.11), (row.label, over)
             checked += 1
     assert checked >= len(suite.rows)
+
+
+def test_tables_of_dev_read_dev_where_test_is_the_default() -> None:
+    assert {"nq:dev", "triviaqa:dev", "fever"} < set(suite_named("paper-table-6").tasks)
+    assert {"nq", "triviaqa"} < set(suite_named("paper-table-2").tasks)
+    over = [tuple(task.partition(":")[0] for task in part) for part in SIX.averages]
+    assert over == [("hotpotqa", "fever", "aida", "zsre", "t-rex", "wow")]
 
 
 def test_headline_numbers_of_the_paper() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from radit_ray.core.errors import InputError
-from radit_ray.engines.references import num_parameters
+from radit_ray.engines.references import model_input, num_parameters
 
 
 def test_parameters_of_a_model_folder_are_told_without_loading_it(
@@ -30,3 +30,11 @@ def test_a_model_folder_whose_weights_break_off_is_one_line(
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"model\.safetensors is damaged or breaks off"):
         num_parameters(str(tmp_path))
+
+
+def test_a_misspelt_folder_is_told_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "wiki-causal").mkdir()
+    with pytest.raises(InputError, match=r"did you mean 'wiki-causal'"):
+        model_input(str(tmp_path / "wiki-casual"), what="lm")
+    with pytest.raises(InputError, match="does not exist; expected a Hugging Face id or a folder"):
+        model_input(str(tmp_path / "no" / "such"), what="lm")
