@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from chain import Chain
+from killing import killed
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tiny import tiny_retriever
@@ -211,6 +212,48 @@ def test_two_workers_equal_one(tuned: Artifact, chain: Chain, tmp_path: Path) ->
         for x in (artifact, tuned)
     ]
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_zero_equals_ddp(tuned: Artifact, chain: Chain, tmp_path: Path) -> None:
+    artifact = r_ft(
+        config_of(chain),
+        scored=chain.scored,
+        embeddings=chain.embeddings,
+        output=str(tmp_path / "zero"),
+        resources=Resources(num_workers=2, zero_stage=2),
+    )
+    a, b = (load_file(f"{x.path}/query_encoder/model.safetensors") for x in (artifact, tuned))
+    compared = [name for name in a if not name.endswith("key.bias")]
+    apart = torch.cat([(a[name].float() - b[name].float()).abs().flatten() for name in compared])
+    assert float((apart < 1e-5).float().mean()) > 0.99
+    assert artifact.metrics["dev"]["kl"] == pytest.approx(tuned.metrics["dev"]["kl"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_killed_training_ends_as_an_uninterrupted_one(
+    tuned: Artifact, chain: Chain, tmp_path: Path
+) -> None:
+    """kill -9 of the driver and all it started, then the same call again on another cluster."""
+    output, config = str(tmp_path / "killed"), config_of(chain)
+    often = dataclasses.replace(ONE, checkpoint_every=1)
+    code = (
+        "from radit_ray.engines.resources import Resources\n"
+        "from radit_ray.stages.r_ft import RFtConfig, r_ft\n"
+        f"r_ft({config!r}, scored={chain.scored!r}, embeddings={chain.embeddings!r}, "
+        f"output={output!r}, resources={often!r})\n"
+    )
+
+    def reached() -> list[str]:
+        return [n for n in storage.list_folders(f"{output}/resume") if n.startswith("step-")]
+
+    killed(code, lambda: max(reached(), default="") >= "step-000003")
+    assert read_manifest(output) is None
+    inputs = {"scored": chain.scored, "embeddings": chain.embeddings}
+    artifact = r_ft(config, **inputs, output=output, resources=often)
+    a, b = (load_file(f"{x.path}/query_encoder/model.safetensors") for x in (artifact, tuned))
+    assert all(torch.equal(a[name], b[name]) for name in b)  # bit for bit
+    assert artifact.metrics["dev"] == tuned.metrics["dev"]
 
 
 def test_every_epoch_sees_every_row_once(chain: Chain, tmp_path: Path) -> None:

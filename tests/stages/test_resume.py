@@ -17,8 +17,10 @@ from tiny import documents, write_jsonl
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_manifest
 from radit_ray.engines.resources import Resources
+from radit_ray.engines.variants import Variant
 from radit_ray.stages.chunk import ChunkConfig, chunk
 from radit_ray.stages.embed import EmbedConfig, EmbedWorker, embed
+from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 from radit_ray.stages.score import ScoreConfig, score
 
 pytestmark = pytest.mark.ray
@@ -73,6 +75,36 @@ def test_a_killed_embed_redoes_no_committed_shard(chain: Chain, tmp_path: Path) 
     assert len(hashes) == NUM_SHARDS
     for name in (names[0], torn, max(hashes)):
         assert worker({"name": name})["sha256"] == hashes[name]
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_answers_no_question_again(chain: Chain, tmp_path: Path) -> None:
+    """A part of a variant is the unit: what was committed stays, the numbers are those of one go."""
+    common = {"lm": chain.lm, "t_r": 0.1, "max_new_tokens": 32}
+    variants = tuple(
+        Variant(name=f"{ensemble}-{template}", k=4, ensemble=ensemble, template=template, **common)
+        for ensemble in ("answers", "tokens", "concat")
+        for template in ("qa", "question-answer")
+    )
+    config = EvaluateConfig(variants=variants, bootstrap=50, precision="fp32")
+    output = str(tmp_path / "killed")
+    code = (
+        "from radit_ray.engines.resources import Resources\n"
+        "from radit_ray.engines.variants import Variant\n"
+        "from radit_ray.stages.evaluate import EvaluateConfig, evaluate\n"
+        f"evaluate({config!r}, ranked={chain.ranked!r}, output={output!r}, resources={ONE!r})\n"
+    )
+    killed(code, lambda: len(committed(output)) >= 2)
+    assert read_manifest(output) is None
+    names = [name.removesuffix(".json") for name in committed(output)]
+    stamps = {name: Path(output, name).stat().st_mtime_ns for name in names}
+    assert 2 <= len(names) < len(variants)
+    artifact = evaluate(config, ranked=chain.ranked, output=output, resources=ONE)
+    assert {name: Path(output, name).stat().st_mtime_ns for name in names} == stamps
+    again = str(tmp_path / "again")
+    at_once = evaluate(config, ranked=chain.ranked, output=again, resources=ONE)
+    for name in ("variants", "contrasts", "num_questions"):
+        assert artifact.metrics[name] == at_once.metrics[name]
 
 
 @pytest.mark.slow
