@@ -8,6 +8,7 @@ import dataclasses
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chain import Chain
@@ -79,8 +80,8 @@ def test_a_killed_embed_redoes_no_committed_shard(chain: Chain, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_killed_evaluation_answers_no_question_again(chain: Chain, tmp_path: Path) -> None:
-    """A part of a variant is the unit: what was committed stays, the numbers are those of one go."""
-    common = {"lm": chain.lm, "t_r": 0.1, "max_new_tokens": 32}
+    """A part of a variant is the unit: what was committed stays, the numbers are as in one go."""
+    common: dict[str, Any] = {"lm": chain.lm, "t_r": 0.1, "max_new_tokens": 32}
     variants = tuple(
         Variant(name=f"{ensemble}-{template}", k=4, ensemble=ensemble, template=template, **common)
         for ensemble in ("answers", "tokens", "concat")
