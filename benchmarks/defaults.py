@@ -37,7 +37,14 @@ from radit_ray.stages.lm_ft import LmFtConfig, lm_ft
 from radit_ray.stages.r_ft import RFtConfig, r_ft
 from radit_ray.stages.score import ScoreConfig, score
 
-TAUS = {"mean_logprob": 0.1, "sum_logprob": 1.0, "prob_per_token": 0.01, "prob": 0.01}
+SCORES = (  # (answer score, tau): the default kind at three temperatures, the others at their own
+    ("mean_logprob", 0.05),
+    ("mean_logprob", 0.1),
+    ("mean_logprob", 0.3),
+    ("sum_logprob", 1.0),
+    ("prob_per_token", 0.01),
+    ("prob", 0.01),
+)
 
 
 class Replay:
@@ -125,7 +132,7 @@ def compare(replay: Replay, k_trains: list[int]) -> dict[str, dict[str, dict[str
     return {
         "answer score (tau)": {
             f"{kind} ({tau:g})": replay.r_ft(answer_score=kind, tau=tau)
-            for kind, tau in TAUS.items()
+            for kind, tau in SCORES
         },
         "direction of KL": {
             direction: replay.r_ft(direction=direction) for direction in ("lsr_to_r", "r_to_lsr")
