@@ -131,8 +131,7 @@ def compare(replay: Replay, k_trains: list[int]) -> dict[str, dict[str, dict[str
     share = replay.manifests["score"]["config"]["corpus_share"]
     return {
         "answer score (tau)": {
-            f"{kind} ({tau:g})": replay.r_ft(answer_score=kind, tau=tau)
-            for kind, tau in SCORES
+            f"{kind} ({tau:g})": replay.r_ft(answer_score=kind, tau=tau) for kind, tau in SCORES
         },
         "direction of KL": {
             direction: replay.r_ft(direction=direction) for direction in ("lsr_to_r", "r_to_lsr")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from chain import Chain
@@ -47,6 +48,29 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
     folder = tmp_path_factory.mktemp("models")
     return tiny_lm(folder), tiny_retriever(folder)
+
+
+@pytest.fixture(scope="session")
+def own_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """{corpus, examples}: files of the tiny world."""
+    from tiny import tiny_world
+
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def own_run(
+    ray_cluster: None,
+    own_world: dict[str, str],
+    tiny_models: tuple[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A finished `radit run own` of one cycle."""
+    from own import arguments_of, radit
+
+    folder = tmp_path_factory.mktemp("run") / "own"
+    assert radit("run", *arguments_of(own_world, tiny_models, folder)) == 0
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """`ray job submit --working-dir . -- python jobs/pipeline.py ...` does what `radit run` does: same
 stages, same fingerprints, on a cluster that refuses whoever lacks its token; and only code is
-uploaded. The cluster is a real one of two CPUs with ports, token and folder of its own. Both run
-on a corpus without questions, which tunes the retriever alone.
+uploaded. The cluster is a real one of two CPUs with ports, token and folder of its own.
 """
 
 from __future__ import annotations
@@ -20,14 +19,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from sentence_transformers import SentenceTransformer
-from tiny import tiny_lm, tiny_retriever, tiny_world
+from own import arguments_of
 
 import radit_ray
-from radit_ray.cli import _dispatch, _guarded
 
 pytestmark = pytest.mark.ray
 ROOT = Path(radit_ray.__file__).parent.parent
@@ -135,22 +133,6 @@ def submit(cluster: Cluster, folder: Path, entry: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """R-ft on the corpus alone: the shortest run in which Ray Data and Ray Train have a part."""
-    folder = tmp_path_factory.mktemp("job")
-    given = ["own", "--lm", tiny_lm(folder), "--retriever", tiny_retriever(folder)]
-    given += [
-        "--corpus",
-        tiny_world(folder / "world")["corpus"],
-        "--set",
-        "resources.num_workers=1",
-    ]
-    given += ["retrieve.k=3", "retrieve.corpus_examples=24", "retrieve.corpus_tokens=12"]
-    given += ["score.num_examples=16", "score.dev_limit=8", "k_infer=2"]
-    return [*given, "r_ft.epochs=1", "r_ft.warmup=1", "r_ft.batch_size=8"]
-
-
-@pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code as a user has it, beside an environment and finished runs that must stay at home."""
     folder = tmp_path_factory.mktemp("checkout")
@@ -167,11 +149,15 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(
-    cluster: Cluster, checkout: Path, arguments: list[str], tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster,
+    checkout: Path,
+    own_world: dict[str, str],
+    tiny_models: tuple[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The run folder of a job that has succeeded."""
     output = tmp_path_factory.mktemp("there")
-    entry = ["python", "jobs/pipeline.py", *arguments, "--output", str(output)]
+    entry = ["python", "jobs/pipeline.py", *arguments_of(own_world, tiny_models, output)]
     assert "results.json written" in submit(cluster, checkout, entry)
     return output
 
@@ -188,34 +174,24 @@ def test_the_cluster_refuses_requests_without_the_token(cluster: Cluster) -> Non
         assert answer.status == 200
 
 
-@pytest.fixture(scope="module")
-def alone(
-    ray_cluster: None, arguments: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The run folder of `radit run` with the same arguments on the cluster of the other tests."""
-    output = tmp_path_factory.mktemp("here")
-    assert _guarded(lambda: _dispatch(["run", *arguments, "--output", str(output)])) == 0
-    return output
-
-
-def test_a_submitted_job_makes_the_artifacts_of_radit_run(job: Path, alone: Path) -> None:
-    here, there = fingerprints(alone / "results.json"), fingerprints(job / "results.json")
-    assert set(here) >= {"chunk", "embed", "index", "retrieve", "score", "r-ft"}
+def test_a_submitted_job_makes_the_artifacts_of_radit_run(job: Path, own_run: Path) -> None:
+    here, there = fingerprints(own_run), fingerprints(job)
+    stages = {"chunk", "embed", "index", "retrieve", "lm-ft", "it", "score", "r-ft"}
+    assert set(here) == stages | {"retrieve-tuned", "evaluate"}
     assert there == here
+    made, expected = (read_results(run)["variants"] for run in (job, own_run))
+    for name, values in expected.items():
+        for metric, cell in values.items():
+            assert made[name][metric]["value"] == pytest.approx(cell["value"], abs=1e-3)
 
 
-def test_without_questions_it_tunes_the_retriever_alone(alone: Path) -> None:
-    made = {path.name.rpartition("-")[0] for path in alone.glob("artifacts/*")}
-    assert made == {"chunk", "embed", "index", "retrieve", "score", "r-ft"}
-    SentenceTransformer(str(alone / "r-ft" / "retriever"), device="cpu")
-    assert json.loads((alone / "results.json").read_text())["variants"] == {}
-    assert json.loads((alone / "run.json").read_text())["variants"] == {}
+def read_results(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "results.json").read_text()))
 
 
-def fingerprints(results: Path) -> dict[str, str]:
+def fingerprints(run: Path) -> dict[str, str]:
     """Stage -> fingerprint of its artifact."""
-    stages = json.loads(results.read_text())["stages"]
-    return {name: stage["fingerprint"] for name, stage in stages.items()}
+    return {name: stage["fingerprint"] for name, stage in read_results(run)["stages"].items()}
 
 
 def test_only_code_was_uploaded(job: Path, cluster: Cluster) -> None:

@@ -11,54 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own import arguments_of, radit
 from sentence_transformers import SentenceTransformer
-from tiny import tiny_world
 from transformers import AutoModelForCausalLM
 
-from radit_ray.cli import _dispatch, _guarded
 from radit_ray.data.artifacts import read_manifest
 
 pytestmark = pytest.mark.ray
 VARIANTS = ("closed-book", "replug", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
 METRICS = ("em", "f1", "nll", "recall@1", "recall@5", "answer_recall@1", "answer_recall@5")
 BARE = ("closed-book", "it")  # shown no chunk: nothing to recall
-SETTINGS = """
-k_infer=2 max_new_tokens=4 resources.num_workers=1 chunk.docs_per_shard=20
-retrieve.k=3 retrieve.corpus_examples=12 retrieve.corpus_tokens=12
-lm_ft.k_train=1 lm_ft.steps=4 lm_ft.batch_size=2 lm_ft.seq_len=256 lm_ft.eval_every=2
-lm_ft.lr=1e-3 lm_ft.warmup=1 score.num_examples=16
-r_ft.batch_size=8 r_ft.epochs=2 r_ft.eval_every=2 r_ft.lr=1e-3
-r_ft.select_by=last evaluate.bootstrap=50
-"""
 
 
-def radit(*arguments: str) -> int:
-    return _guarded(lambda: _dispatch(arguments))
-
-
-def arguments_of(world: dict[str, str], models: tuple[str, str], output: Path) -> list[str]:
-    lm, retriever = models
-    words = ["own", "--lm", lm, "--retriever", retriever, "--corpus", world["corpus"]]
-    words += ["--output", str(output), "--examples", world["examples"]]
-    return [*words, *(part for setting in SETTINGS.split() for part in ("--set", setting))]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return tiny_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def run(
-    ray_cluster: None,
-    world: dict[str, str],
-    tiny_models: tuple[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+@pytest.fixture
+def run(own_run: Path) -> Path:
     """A finished run of one cycle."""
-    folder = tmp_path_factory.mktemp("run") / "own"
-    assert radit("run", *arguments_of(world, tiny_models, folder)) == 0
-    return folder
+    return own_run
+
+
+@pytest.fixture
+def world(own_world: dict[str, str]) -> dict[str, str]:
+    return own_world
 
 
 def stamps(run: Path) -> dict[str, int]:
@@ -180,6 +153,32 @@ def test_ask_answers_also_after_the_run_was_moved(
         assert radit("ask", str(moved), " ") == 2
     finally:
         moved.rename(run)
+
+
+def test_without_questions_it_tunes_the_retriever_alone(
+    run: Path, world: dict[str, str], tiny_models: tuple[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "corpus-only"
+    for part in run.glob("artifacts/*"):  # the corpus side is the same: found by content
+        if part.name.startswith(("chunk-", "embed-", "index-")):
+            shutil.copytree(part, folder / "artifacts" / part.name)
+    before = stamps(folder)
+    only = {"corpus": world["corpus"]}
+    assert radit("run", *arguments_of(only, tiny_models, folder)) == 0
+    after = stamps(folder)
+    assert {name: after[name] for name in before} == before
+    assert {name.rpartition("-")[0] for name in after} == {
+        "chunk",
+        "embed",
+        "index",
+        "retrieve",
+        "score",
+        "r-ft",
+    }
+    SentenceTransformer(str(folder / "r-ft" / "retriever"), device="cpu")
+    results = read(folder / "results.json")
+    assert results["variants"] == {}
+    assert read(folder / "run.json")["variants"] == {}
 
 
 @pytest.mark.slow
