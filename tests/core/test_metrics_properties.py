@@ -2,9 +2,10 @@
 here the slow way from their definitions, and those of the libraries that people compare with; and
 choices, recall and MRR are those of a plain loop.
 
-EM and F1 stand beside `torchmetrics` (SQuAD). Rouge-L is that of the `rouge` package, as in KILT's scorer: sentences end at full stops, words at
-white space, and a text counts each word once. Google's `rouge-score` is another measure (its own
-tokens, one sequence, repeated words count), so its numbers differ.
+EM and F1 stand beside `torchmetrics` (SQuAD). Rouge-L is that of the `rouge` package, as in KILT's
+scorer: sentences end at full stops, words at white space, and a text counts each word once.
+Google's `rouge-score` is another measure (its own tokens, one sequence, repeated words count), so
+its numbers differ.
 
 Strings are drawn with a seed, from words that meet every rule: articles, punctuation inside and
 outside ASCII, several alphabets, combining marks, odd spaces, nothing at all.
@@ -228,7 +229,7 @@ def test_em_and_f1_equal_torchmetrics() -> None:
 
 
 def test_rouge_l_equals_the_rouge_package() -> None:
-    """The package itself, called as KILT's scorer calls it: one answer after the other, the best."""
+    """The package itself, called as KILT's scorer does: the best of one answer after the other."""
     compared = 0
     for prediction, golds in cases(seed=5):
         texts = (prediction, *golds)
