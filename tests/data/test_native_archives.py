@@ -1,5 +1,5 @@
-"""Contract of `ARCHIVE!PATTERN`: the members that fit, by name, from every kind of archive; one that is
-cut, damaged or dangerous is one line that names it, and never fewer rows in silence.
+"""Contract of `ARCHIVE!PATTERN`: the members that fit, by name, from every kind of archive; one
+that is cut, damaged or dangerous is one line that names it, and never fewer rows in silence.
 """
 
 from __future__ import annotations
