@@ -125,6 +125,7 @@ def test_what_nothing_reads_is_named_with_its_reason() -> None:
         return any(fnmatch(name, pattern) for pattern in patterns)
 
     names = [name for name in lying() if not fits(name, list(BESIDE))]
+    assert names, f"no file below {DATA}"
     assert [name for name in names if not fits(name, [*read(), *left_out])] == []
     # and nothing is said to be left out that a task reads
     assert [name for name in names if fits(name, read()) and fits(name, left_out)] == []
