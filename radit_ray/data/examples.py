@@ -224,21 +224,22 @@ def _partial_rows(
     category = source.task.category if source.task else category
     archive, pattern = archive_parts(source.path)
     if not pattern:
-        for record, partial in _file_rows(source, source.path, bad, category):
+        for record, partial in _file_rows(source, source.path, source.path, bad, category):
             yield source.path, stem(source.path), record, partial
         return
     with unpacked(archive, pattern) as members:
         for member, path in members:
-            name = os.path.splitext(member)[0]
-            for record, partial in _file_rows(source, path, bad, category):
+            name, shown = os.path.splitext(member)[0], f"{archive}!{member}"
+            for record, partial in _file_rows(source, path, shown, bad, category):
                 # MMLU's law_dev.csv and law_test.csv are one subject
                 partial.setdefault("article", _SPLIT_ENDING.sub("", name.rpartition("/")[2]))
-                yield f"{archive}!{member}", name, record, partial
+                yield shown, name, record, partial
 
 
 def _file_rows(
-    source: Source, path: str, bad: BadRows, category: str
+    source: Source, path: str, shown: str, bad: BadRows, category: str
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """`shown` is the path for people: of an archive's member, not that of its copy."""
     found = False
     for record in joined(path, _records(path, source)):
         found = True
@@ -247,7 +248,7 @@ def _file_rows(
                 raise InputError(record.fault)
             partials = list(partial_examples(record.value, category))
         except InputError as error:
-            bad.report(path, record, str(error))
+            bad.report(shown, record, str(error))
             continue
         for partial in partials:
             yield record, partial

@@ -187,6 +187,9 @@ OTHER = (
             "eval": "qa/cmu_dog/cmu_dog.tar.xz!Conversations/test/*.json",
         },
     ),
+    _only(  # as wow's, people's own replies out of FaithDial's audit
+        "topical_chat", "qa/wow_sample/faithdial_gold.zip!topical.csv", "f1", category=_DIALOGUE
+    ),
     Task(
         name="t0",
         category="plain",

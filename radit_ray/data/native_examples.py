@@ -74,6 +74,7 @@ SHAPES: tuple[tuple[str, Shape], ...] = (
     ("question possible_answers", texts.popqa),
     ("question ground_truth", texts.retrievalqa),
     ("question false_premise answer_0", texts.freshqa),
+    ("example_id context question answer", texts.expertqa),
     ("questions paras", texts.timeqa),
     ("question_text original_nq_answers", texts.qed),
     ("question ctxs nq_annotated_gold", texts.nq_oracle),

@@ -25,15 +25,18 @@ import tarfile
 import tempfile
 import xml.etree.ElementTree as ET
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
+from xml.parsers.expat import ErrorString
 
 from radit_ray.core.errors import InputError
 from radit_ray.data.documents import split_tsv
 from radit_ray.data.json_records import iter_json
 from radit_ray.data.records import (
+    BLOCK,
     Record,
     damage_named,
     iter_lines,
@@ -70,6 +73,9 @@ def _table(path: str, delimiter: str) -> Iterator[Record]:
     start = 1
     try:
         header = [name.strip() for name in next(rows)]
+        twice = [name for name, count in Counter(header).items() if name and count > 1]
+        if twice:
+            raise InputError(f"{path}:1: the header has column {twice[0]!r} twice; rename one")
         for fields in rows:
             start, raw = read[0], delimiter.join(fields)
             if len(fields) != len(header):
@@ -114,34 +120,51 @@ def is_curated(path: str) -> bool:
 
 def iter_quail_xml(path: str) -> Iterator[Record]:
     """QuAIL: texts with questions, each answer with correct="True" or not."""
-    record = read_text(path)
-    if record.fault:
-        raise InputError(f"{path}:{record.line}: {record.fault}")
-    if "<!ENTITY" in record.raw:
+    content = _text(path)
+    if "<!ENTITY" in content:
         raise InputError(f"{path}:1: the XML declares entities, which are not read; remove them")
     try:
-        root = ET.fromstring(record.raw)
+        root = ET.fromstring(content)
     except ET.ParseError as error:
-        line, column = error.position
+        (line, column), reason = error.position, ErrorString(error.code)
         raise InputError(
-            f"{path}:{line}: broken XML ({one_line(error)}, column {column}); mend the file"
+            f"{path}:{line}: broken XML ({reason}, column {column + 1}); mend the file"
         ) from None
-    number = 0
+    lines = _lines_of(content, "q")
     for text in root.iter("text"):
         context = (text.findtext("text_body") or "").strip()
         for asked in text.iter("q"):
-            number += 1
+            line, raw = next(lines, 1), (asked.text or "").strip()
             marked = asked.findall("a")
             right = [n for n, item in enumerate(marked) if item.get("correct") == "True"]
             value = {
                 "id": f"{text.get('id')}_{asked.get('id')}",
-                "question": (asked.text or "").strip(),
+                "question": raw,
                 "context": context,
                 "context_id": text.get("id"),
                 "answers": [(item.text or "").strip() for item in marked],
                 "correct_answer_id": right[0] if len(right) == 1 else "none",
             }
-            yield Record(line=number, raw=(asked.text or "").strip(), value=value)
+            fault = "" if context else "its <text> has no <text_body> to read; mend or remove it"
+            yield Record(line=line, raw=raw, value=value, fault=fault)
+
+
+def _lines_of(content: str, tag: str) -> Iterator[int]:
+    """The lines on which a tag opens, which ElementTree does not keep; for messages only, since a
+    tag in a comment would count too.
+    """
+    line, place = 1, 0
+    for found in re.finditer(rf"<{tag}[\s>]", content):
+        line += content.count("\n", place, found.start())
+        place = found.start()
+        yield line
+
+
+def _text(path: str) -> str:
+    record = read_text(path)
+    if record.fault:
+        raise InputError(f"{path}:{record.line}: {record.fault}")
+    return record.raw
 
 
 def iter_json_rows(path: str) -> Iterator[Record]:
@@ -162,7 +185,7 @@ def iter_json_rows(path: str) -> Iterator[Record]:
 
 def archive_parts(path: str) -> tuple[str, str]:
     """(archive, pattern) of `ARCHIVE!PATTERN`; pattern "" for anything else."""
-    found = re.match(r"(.*\.(?:zip|tar|tgz|tar\.(?:gz|xz|bz2)))!(.+)$", path)
+    found = re.match(r"(.*\.(?:zip|tar|tgz|tar\.(?:gz|xz|bz2|zst)))!(.+)$", path)
     return (found[1], found[2]) if found else (path, "")
 
 
@@ -202,16 +225,33 @@ def _unpack(archive: str, folder: str) -> None:
                     packed.extractall(folder)
                 return
             size = 0
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
                 for member in tar:
                     size += member.size
                     _check_size(archive, size)
                     tar.extract(member, folder, filter="data")
+            while stream.read(BLOCK):  # to the packer's checksum, behind the end mark of the tar
+                pass
     # RuntimeError: zipfile, of an encrypted archive or a compression it does not know
     except (zipfile.BadZipFile, tarfile.TarError, RuntimeError) as error:
         raise InputError(
             f"{archive}: the archive cannot be read ({one_line(error)}); copy or download it again"
         ) from None
+
+
+class _Member(tarfile.TarInfo):
+    """tarfile takes a damaged header, or none, behind the first member for the end of the archive.
+    Here only its end mark is: zeros.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+            return super().frombuf(buf, encoding, errors)
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"no end mark: {error}") from None
 
 
 def _check_size(archive: str, size: int) -> None:
@@ -224,19 +264,20 @@ def _check_size(archive: str, size: int) -> None:
 
 def joined(path: str, records: Iterable[Record]) -> Iterator[Record]:
     """The records with what belongs to them but stands elsewhere."""
-    folder, _, name = path.rpartition("/")
-    labels = f"{folder}/{stem(path)}-labels.lst"
-    prompt, truth = f"{folder}/base_prompt.txt", f"{folder}/test_ground_truth.json"
+    folder, slash, name = path.rpartition("/")
+    beside = f"{folder}{slash}"  # "" for a bare name, which lies in the current folder
+    labels = f"{beside}{stem(path)}-labels.lst"
+    prompt, truth = f"{beside}base_prompt.txt", f"{beside}test_ground_truth.json"
     relation = re.match(r"P\d+", name)
     if exists(labels):
         yield from _with_labels(path, records, labels)
     elif name == "train.tsv" and exists(prompt):
-        added = {"base_prompt": read_text(prompt).raw, "subtask": PurePosixPath(folder).name}
+        added = {"base_prompt": _text(prompt), "subtask": PurePosixPath(folder).name}
         yield from (_with(record, added) for record in records)
     elif relation:
         yield from (_with(record, {"predicate_id": relation[0]}) for record in records)
     elif exists(truth):
-        tests = set(read_json(truth))
+        tests = _test_ids(truth)
         yield from (_with_split(record, tests) for record in records)
     else:
         yield from _trees(records)
@@ -249,7 +290,7 @@ def _with(record: Record, added: Mapping[str, Any]) -> Record:
 
 
 def _with_labels(path: str, records: Iterable[Record], labels: str) -> Iterator[Record]:
-    found, number = read_text(labels).raw.split(), 0
+    found, number = _text(labels).split(), 0
     for number, record in enumerate(records, start=1):
         if number <= len(found):
             yield _with(record, {"label": found[number - 1]})
@@ -257,15 +298,23 @@ def _with_labels(path: str, records: Iterable[Record], labels: str) -> Iterator[
         raise InputError(f"{path}: {number} rows, but {labels} has {len(found)} labels; mend one")
 
 
+def _test_ids(truth: str) -> set[str]:
+    found = read_json(truth, fix="copy it again")
+    if not isinstance(found, dict):
+        raise InputError(f"{truth}: a JSON {type(found).__name__}, expected {{id: answer}}")
+    return set(found)
+
+
 def _with_split(record: Record, tests: set[str]) -> Record:
-    if not isinstance(record.value, dict):
+    """PubMedQA's object by id; other rows in the same folder stay as they are."""
+    rows = record.value if isinstance(record.value, dict) else {}
+    if not any(isinstance(item, dict) and "QUESTION" in item for item in rows.values()):
         return record
-    value = {
-        name: {**item, "split": "eval" if name in tests else "train"}
-        for name, item in record.value.items()
-        if isinstance(item, dict)
-    }
-    return dataclasses.replace(record, value=value) if value else record
+    value = dict(rows)
+    for name, item in rows.items():
+        if isinstance(item, dict):
+            value[name] = {**item, "split": "eval" if name in tests else "train"}
+    return dataclasses.replace(record, value=value)
 
 
 def _trees(records: Iterable[Record]) -> Iterator[Record]:

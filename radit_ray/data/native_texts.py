@@ -9,6 +9,7 @@
 | PopQA, RetrievalQA, FreshQA | `possible_answers`; `ground_truth`; `answer_0` ... `answer_9` |
 | PAT-Questions | `text answers`; a question without one is left out |
 | SituatedQA | `edited_question`; ids repeat, so they become the `group` |
+| ExpertQA | the ids of its splits repeat: left out |
 | TimeQA, QED, NQ + gold paragraph | questions of a page; `question_text`; `nq_annotated_gold` |
 | MS MARCO, WikiQA, FreebaseQA, NewsQA | question-answer pairs only; wrong candidates are left out |
 | SQuAD v2, CoQA, DROP, NarrativeQA, PubMedQA | the context they are read with |
@@ -94,6 +95,12 @@ def pat_questions(row: Native) -> Iterator[Native]:
 
 def situatedqa(row: Native) -> Iterator[Native]:
     yield {**row, "question": row["edited_question"], "id": None, "group": row.get("id")}
+
+
+def expertqa(row: Native) -> Iterator[Native]:
+    """Its `example_id` counts the rows of one file, so that all splits would have the same ids."""
+    name = row["example_id"] if isinstance(row["example_id"], str) else None
+    yield {**row, "example_id": None, "id": name}
 
 
 def timeqa(row: Native) -> Iterator[Native]:

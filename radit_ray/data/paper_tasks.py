@@ -32,8 +32,12 @@ def _kilt(name: str, file: str, category: str, metric: str, also: str = "") -> T
 
 
 def _commonsense(name: str, template: str, scoring: str, hub: str, member: str = "") -> Task:
-    """0-shot, without retrieval (Table 3); the members are LLM-Adapters' copies."""
+    """0-shot, without retrieval (Table 3); the members are LLM-Adapters' copies; those of
+    the larger sets are passed on without their training files.
+    """
     files = {"dev": f"{MC}{member}/test.json"} if member else {}
+    if member in ("boolq", "ARC-Easy", "ARC-Challenge", "openbookqa"):
+        files["train"] = f"{MC}{member}/train.json"
     return Task(
         name=name,
         paper="evaluation",

@@ -36,6 +36,8 @@ LAST = ("chunk_ids", "p_r")
 # KILT's scorer stops at an empty answer. This one is nothing once normalised, and no word of a
 # gold answer, so it scores what an empty one would by EM, F1, accuracy and Rouge-L
 NO_ANSWER = "<>"
+# what KILT's FEVER calls the two choices that its claims are asked with (data.native_texts)
+VERDICTS = {"yes": "SUPPORTS", "no": "REFUTES"}
 
 
 def write_predictions(
@@ -98,15 +100,18 @@ def kilt_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A prediction as KILT's scorer reads it: its own id, one answer, each page once, best first.
 
     A task's name before the id goes, since KILT's files do not have it; of a chunk id
-    `<doc id>#<n>` the document stays.
+    `<doc id>#<n>` the document stays. Of task fever "yes" and "no" get the names that its gold has.
 
     >>> row = {"id": "hotpotqa/5a7a", "task": "hotpotqa", "prediction": "Delhi"}
     >>> kilt_row({**row, "chunk_ids": ["7#0", "7#3", "9#0"]})["output"][0]["provenance"]
     [{'wikipedia_id': '7'}, {'wikipedia_id': '9'}]
     """
     pages = dict.fromkeys(chunk.rpartition("#")[0] or chunk for chunk in row["chunk_ids"])
+    said = row["prediction"].strip()
+    if row["task"] == "fever":
+        said = VERDICTS.get(said, said)
     answer = {
-        "answer": row["prediction"].strip() or NO_ANSWER,
+        "answer": said or NO_ANSWER,
         "provenance": [{"wikipedia_id": page} for page in pages],
     }
     own_id = row["id"].removeprefix(f"{row['task']}/") if row["task"] else row["id"]

@@ -1,9 +1,11 @@
 """Contract: on random strings our metrics are those of KILT's scorer and of SQuAD's, written out
-here the slow way from their definitions, and choices, recall and MRR are those of a plain loop.
+here the slow way from their definitions, and those of the libraries that people compare with; and
+choices, recall and MRR are those of a plain loop.
 
-Rouge-L is that of the `rouge` package, as in KILT's scorer: sentences end at full stops, words at
-white space, and a text counts each word once. Google's `rouge-score` is another measure (its own
-tokens, one sequence, repeated words count), so its numbers differ.
+EM and F1 stand beside `torchmetrics` (SQuAD). Rouge-L is that of the `rouge` package, as in KILT's
+scorer: sentences end at full stops, words at white space, and a text counts each word once.
+Google's `rouge-score` is another measure (its own tokens, one sequence, repeated words count), so
+its numbers differ.
 
 Strings are drawn with a seed, from words that meet every rule: articles, punctuation inside and
 outside ASCII, several alphabets, combining marks, odd spaces, nothing at all.
@@ -17,6 +19,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from rouge import Rouge
+from torchmetrics.functional.text import squad
 
 from radit_ray.core import ensembles, metrics
 from radit_ray.core.templates import gold_choice
@@ -194,12 +198,56 @@ def test_a_metric_equals_the_best_of_its_slow_twin(
         assert sum(0.05 < value < 0.95 for value in values) > CASES / 5
 
 
+def library_squad(prediction: str, golds: list[str]) -> tuple[float, float]:
+    """(EM, F1) of torchmetrics, which gives percent in single precision."""
+    answers = {"text": golds, "answer_start": [0] * len(golds)}
+    found = squad(
+        {"prediction_text": prediction, "id": "x"},
+        {"answers": answers, "id": "x"},
+    )
+    return float(found["exact_match"]) / 100, float(found["f1"]) / 100
+
+
+def says_nothing(prediction: str, golds: list[str]) -> bool:
+    """Whether prediction and some gold answer both are empty once normalised."""
+    return not slow_normalize(prediction) and not all(map(slow_normalize, golds))
+
+
+def test_em_and_f1_equal_torchmetrics() -> None:
+    """But for the F1 of two texts that say nothing, see `test_where_squad_2_differs`."""
+    apart = 0
+    for prediction, golds in [*cases(seed=4), ("", [""]), ("", ["x", ""]), ("The.", ["an", "x"])]:
+        em, f1 = library_squad(prediction, golds)
+        assert metrics.exact_match(prediction, golds) == em, (prediction, golds)
+        if says_nothing(prediction, golds):
+            assert (f1, metrics.f1(prediction, golds)) == (1.0, 0.0)
+            apart += 1
+        else:
+            found = metrics.f1(prediction, golds)
+            assert found == pytest.approx(f1, abs=1e-6), (prediction, golds)
+    assert 3 <= apart < CASES / 5
+
+
+def test_rouge_l_equals_the_rouge_package() -> None:
+    """The package itself, called as KILT's scorer does: the best of one answer after the other."""
+    compared = 0
+    for prediction, golds in cases(seed=5):
+        texts = (prediction, *golds)
+        if not all(value.replace(".", " ").split() for value in texts):
+            continue  # without a word the package raises or compares two blanks; ours is 0
+        expected = [Rouge().get_scores(prediction, gold)[0]["rouge-l"]["f"] for gold in golds]
+        assert metrics.rouge_l(prediction, golds) == max(expected), texts
+        compared += 1
+    assert compared > CASES / 2
+
+
 def test_where_squad_2_differs() -> None:
     """There two empty texts agree, for questions without an answer; our examples all have one, and
-    KILT and SQuAD 1.1 give 0.
+    KILT and SQuAD 1.1 give 0. On every other pair of texts all of them are one measure.
     """
     assert metrics.f1("", ["the"]) == squad_f1("", "the") == slow_f1("", "the") == 0.0
     assert metrics.exact_match("", ["the"]) == slow_em("", "the") == 1.0
+    assert library_squad("", ["the"]) == (1.0, 1.0)
 
 
 # --- choices and hits ---

@@ -9,13 +9,13 @@ import csv
 import gzip
 import json
 import lzma
-import os
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from real_data import DATA
 
 from radit_ray.core.errors import InputError
 from radit_ray.data.examples import read_examples
@@ -406,6 +406,5 @@ def test_task_and_category_fill_what_the_rows_leave_open(tmp_path):
     ],
 )
 def test_real_question_files_are_read_whole(name, num, num_groups):
-    root = os.environ.get("RADIT_DATA") or Path(__file__).parents[3] / "shared" / "data"
-    rows = read_examples(f"{root}/{name}")
+    rows = read_examples(f"{DATA}/{name}")
     assert (len(rows), len({row["group"] for row in rows})) == (num, num_groups)

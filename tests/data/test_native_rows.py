@@ -307,6 +307,12 @@ ROWS: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = [
         {"id": 91, "label": "SUPPORTS", "claim": "It is.", "evidence": [[[1, 2, None, None]]]},
         [{"id": "91", "question": "It is.", "answers": ["yes"]}],
     ),
+    (
+        "expertqa",
+        "",
+        {"example_id": 11, "context": "", "question": "Why so?", "answer": "Because."},
+        [{"id": None, "question": "Why so?", "answers": ["Because."]}],
+    ),
     ("fever nei", "fact-checking", {"id": 9, "label": "NOT ENOUGH INFO", "claim": "It."}, []),
     (
         "hover",

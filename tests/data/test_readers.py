@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from real_data import DATA
 
 from radit_ray.core.chunking import chunk_document
 from radit_ray.core.errors import InputError
@@ -529,6 +530,5 @@ def test_the_policy_itself_is_checked(tmp_path):
     ],
 )
 def test_real_corpora_are_read_whole(name, num):
-    root = os.environ.get("RADIT_DATA") or Path(__file__).parents[3] / "shared" / "data"
-    rows = list(iter_documents(f"{root}/{name}"))
+    rows = list(iter_documents(f"{DATA}/{name}"))
     assert len(rows) == len({row["id"] for row in rows}) == num

@@ -4,11 +4,9 @@ sentence-transformers folder.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
+from real_data import DATA
 from sentence_transformers import SentenceTransformer
 
 from radit_ray.core.templates import Prompt
@@ -16,7 +14,6 @@ from radit_ray.models.batches import supports_packing
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
 
-DATA = Path(os.environ.get("RADIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 DECODER = DATA.parent / "models" / "wiki-causal-minilm"
 
 pytestmark = pytest.mark.data

@@ -17,9 +17,10 @@ from radit_ray.cli import _dispatch, _guarded
 from radit_ray.core.errors import InputError
 from radit_ray.core.metrics import accuracy, exact_match, f1, rouge_l
 from radit_ray.data import storage
+from radit_ray.data.native_examples import partial_examples
 from radit_ray.engines.answering import METRICS, PREDICTION, SCORE
 from radit_ray.report import predictions as module
-from radit_ray.report.predictions import NO_ANSWER, write_predictions
+from radit_ray.report.predictions import NO_ANSWER, kilt_row, write_predictions
 
 SAID = ["Oslo", "", "Ødegård; «a» \n", "Bodø"]
 TASKS = ["zsre", "zsre", "zsre", "nq"]
@@ -96,6 +97,21 @@ def test_kilts_scorer_would_take_the_file(run: Path, tmp_path: Path) -> None:
         assert only["answer"].strip() == only["answer"] != ""
         assert only["provenance"] == [{"wikipedia_id": "7"}, {"wikipedia_id": "a#b"}]
     assert found[2]["output"][0]["answer"] == "Ødegård; «a»"
+
+
+def test_fever_gets_kilts_verdicts_back() -> None:
+    """KILT's accuracy compares character by character, so with our yes and no it would be 0."""
+    gold = {"yes": "SUPPORTS", "no": "REFUTES"}
+    for said, verdict in gold.items():
+        native = {"id": "f", "input": "It is.", "output": [{"answer": verdict}]}
+        (asked,) = partial_examples(native, "fact-checking")
+        assert asked["answers"] == [said]
+        fever = {"id": "fever/f", "task": "fever", "prediction": f"{said}\n", "chunk_ids": []}
+        assert kilt_row(fever)["output"][0]["answer"] == verdict
+        other = {**fever, "task": "boolq"}
+        assert kilt_row(other)["output"][0]["answer"] == said
+    assert kilt_row({**fever, "prediction": ""})["output"][0]["answer"] == NO_ANSWER
+    assert kilt_row({**fever, "prediction": "unsure"})["output"][0]["answer"] == "unsure"
 
 
 def test_the_stand_in_for_no_answer_scores_as_an_empty_one() -> None:
