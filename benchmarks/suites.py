@@ -1,8 +1,8 @@
 """Every suite on one run, each by its own command, and the page that shows them.
 
 In: the folder of a finished run and the question sets below $RADIT_DATA. Out: OUTPUT/<suite>/ as
-`radit evaluate --suite` leaves them, docs/results/suites.json, and the part of
-docs/results/suites.md below its marker. A killed call continues.
+`radit evaluate --suite` leaves them, OUTPUT/suites.json, a copy of it in docs/results, and the part
+of docs/results/suites.md below its marker. A killed call continues.
 
     python -m benchmarks.suites runs/squad_open --output runs/suites
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.publish import BELOW, ROOT
 from radit_ray.data import storage
+from radit_ray.data.tasks import data_folder
 from radit_ray.report.suites import suite_page
 
 FEW, MANY = 50, 500
@@ -47,6 +48,8 @@ def run_all(run: str, output: str, file: str) -> None:
             continue
         found = storage.read_json(f"{output}/{suite}/suite.json")
         del found["pairs"]  # paths of the machine it ran on
+        for task in found["tasks"].values():
+            task["missing"] = task["missing"].replace(data_folder(), "$RADIT_DATA")
         wall = time.monotonic() - start
         results.append({"command": command, "wall_s": wall, "results": found})
         storage.write_json(file, results)
@@ -79,5 +82,8 @@ if __name__ == "__main__":
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--output", required=True, help="folder of the suites")
     arguments = parser.parse_args()
-    run_all(arguments.run, arguments.output, str(ROOT / "docs" / "results" / "suites.json"))
+    file = f"{arguments.output}/suites.json"
+    run_all(arguments.run, arguments.output, file)
+    # only now, since a changed file would make the commit of later suites a dirty one
+    storage.write_json(str(ROOT / "docs" / "results" / "suites.json"), storage.read_json(file))
     publish_suites()
