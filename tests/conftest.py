@@ -29,6 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Without its groups pytest-xdist would build every shared fixture in both processes."""
+    grouped = getattr(session.config.option, "loadgroup", False)
+    if grouped and session.items and "@" not in session.items[0].nodeid:
+        pytest.exit("pytest-xdist's groups have no effect with this pytest; install pytest<9.2", 3)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A private Ray of two CPUs for the whole session."""
