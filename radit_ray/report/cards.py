@@ -69,7 +69,8 @@ def _side(side: Side) -> Html:
             head.append(tag("span", "a right chunk", class_="right"))
         parts = [tag("div", *head, class_="head")]
         if each:
-            shown = f"p_R {weights[place]:.2f}"
+            small = 0 < weights[place] < 0.005
+            shown = "p_R <0.01" if small else f"p_R {weights[place]:.2f}"
             parts.append(tag("div", bar(weights[place], shown), tag("span", shown), class_="p_r"))
         parts.append(_text(text, answers))
         if each and place < len(alone):

@@ -6,7 +6,7 @@ points.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_ray.report import figures
@@ -28,10 +28,11 @@ from radit_ray.report.words import (
 Results = Mapping[str, Any]
 Cells = Mapping[str, Mapping[str, float]]  # {metric: {value or diff, low, high}}
 VERDICTS = {"better": "better", "worse": "worse", "unclear": "no clear difference"}
+SHOWN = ("closed-book", "replug", "lm-ft", "r-ft", "radit")  # of tasks that do not count
 DOTS = "Dot and line: the difference and its 95% interval; hollow where 0 lies inside."
 BANDS = (
-    " Grey band and last column: a true difference of this size would be found 4 times in 5; "
-    "smaller ones are easily missed with this many questions."
+    " Grey band, and smallest detectable: a true difference of this size would be found 4 times in "
+    "5; smaller ones are easily missed with this many questions."
 )
 
 
@@ -74,8 +75,10 @@ def _grid_cell(name: str | None, results: Results) -> Html:
     return tag("div", *parts, class_="cell", style=f"--share:{share:.3f}")
 
 
-def halves(results: Results) -> Html:
-    """Every declared contrast in a sentence, then as intervals around 0, metric by metric."""
+def halves(results: Results, counted: Sequence[str] = ()) -> Html:
+    """Every declared contrast in a sentence, then as intervals around 0, metric by metric. counted:
+    the tasks whose questions they are about; empty for all.
+    """
     contrasts = results["contrasts"]
     if not contrasts:
         return tag("p", "This run compares no two variants.", class_="note")
@@ -95,6 +98,7 @@ def halves(results: Results) -> Html:
     )
     lines = [_verdict(name, cells) for name, cells in contrasts.items()]
     parts = [tag("p", asked), tag("ul", *lines, class_="verdicts"), _weak_control(results)]
+    parts += _other_tasks(results, counted)
     for figure in figures.contrasts(results):
         parts += [tag("h3", _titled(figure.metric)), forest(figure)]
     known = any("mde" in cell for cells in contrasts.values() for cell in cells.values())
@@ -115,6 +119,25 @@ def _weak_control(results: Results) -> Html:
         f"LM-ft ({tuned}%) makes a difference of {gain} points."
     )
     return tag("p", words)
+
+
+def _other_tasks(results: Results, counted: Sequence[str]) -> list[Html]:
+    """Tasks that were asked and do not count above: what the whole and its parts did there."""
+    found = []
+    for task, variants in results.get("tasks", {}).items():
+        if not counted or task in counted:
+            continue
+        values = ", ".join(
+            f"{name} {METRICS['em'].number(variants[name]['em']['value'])}"
+            for name in SHOWN
+            if "em" in variants.get(name, {})
+        )
+        words = (
+            f"Not counted above: the questions of task {task}, exact match in percent: {values}. "
+            'All its numbers stand under "All variants".'
+        )
+        found.append(tag("p", words))
+    return found
 
 
 def _titled(metric: str) -> str:
@@ -167,7 +190,7 @@ def forest(figure: Dots) -> Html:
     head = ["contrast", ends, f"{shown.unit} [95%]"]
     foot = ["", axis(scale, shown.unit), ""]
     return table(
-        [*head, "detectable"] if known else head,
+        [*head, "smallest detectable"] if known else head,
         rows,
         label=_titled(figure.metric),
         foot=[*foot, ""] if known else foot,

@@ -27,7 +27,7 @@ def page(results: Results, record: Mapping[str, Any], cards: Sequence[Card]) -> 
     sections = [("run", "This run", _run(results, record))]
     if results["variants"]:
         sections += [
-            ("halves", "What each half brought", halves(results)),
+            ("halves", "What each half brought", halves(results, _counted_tasks(record))),
             ("variants", "All variants", _variants(results)),
             ("answers", "What an answer costs", answers(results)),
             ("questions", "Questions, before and after", _questions(results, cards)),
@@ -86,7 +86,7 @@ def _run(results: Results, record: Mapping[str, Any]) -> Html:
         "questions": f"{results['num_questions']:,}" if results["variants"] else "none",
         "LM": short(recipe["lm"]),
         "retriever": short(recipe["retriever"]),
-        "training seeds": ", ".join(map(str, results["seeds"])),
+        "training seeds": _counted(results["seeds"]),
         "time": seconds(results["wall_s"]),
         "hardware": made["hardware"],
         "commit": made["versions"].get("commit", "unknown"),
@@ -101,6 +101,19 @@ def _run(results: Results, record: Mapping[str, Any]) -> Html:
         "alone, and no variants were compared."
     )
     return join([told, tag("p", words), glossary])
+
+
+def _counted_tasks(record: Mapping[str, Any]) -> Sequence[str]:
+    """The tasks that the recipe's table is about; empty for all."""
+    return tuple(record["recipe"]["evaluate"]["tasks"])
+
+
+def _counted(seeds: Sequence[int]) -> str:
+    """
+    >>> _counted([0]), _counted([0, 1, 2])
+    ('1 (seed 0)', '3 (seeds 0, 1, 2)')
+    """
+    return f"{len(seeds)} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
 
 
 def short(spec: str) -> str:

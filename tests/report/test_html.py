@@ -32,8 +32,9 @@ from radit_ray.data import storage
 from radit_ray.data.artifacts import LINK
 from radit_ray.report import html
 from radit_ray.report.cards import _mixed, highlighted
-from radit_ray.report.comparisons import _weak_control, forest
+from radit_ray.report.comparisons import _weak_control, forest, halves
 from radit_ray.report.figures import Dots
+from radit_ray.report.html import page as html_page
 from radit_ray.report.questions import cards_of, choose, marks
 from radit_ray.report.table import page as markdown_page
 from radit_ray.report.table import render
@@ -588,6 +589,16 @@ def test_the_detectable_difference_stands_in_the_text_where_it_is_known(run: Pat
         for cell in cells.values():
             del cell["mde"]
     assert f"({mde:.3f})" not in render(results)
+
+
+def test_tasks_that_do_not_count_are_told_beside_the_halves(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    known = results["tasks"]["known"]["radit"]["em"]["value"]
+    told = halves(results, ["open"])
+    assert "Not counted above: the questions of task known" in told
+    assert f"radit {100 * known:.1f}" in told
+    assert "Not counted above" not in halves(results)
+    assert "1 (seed 0)" in html_page(results, json.loads((run / "run.json").read_text()), [])
 
 
 def test_the_command_writes_the_page_and_prints_the_tables(
