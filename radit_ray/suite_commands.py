@@ -22,6 +22,8 @@ class SuiteArgs:
     tasks: str = ""  # only these tasks of the suite, by commas
     limit: int = 0  # questions of a task, a seeded choice; 0 = all
     max_new_tokens: int = 0  # of a decoded answer; 0 = each pair's own
+    seed: int = 0  # draws the demonstrations
+    shot_chunks: bool = True  # demonstrations with their own top chunk; else without
     num_cpus: int = 0  # CPUs of the private cluster; 0 = all
     json: bool = False  # print suite.json instead of the table
     resources: Resources = Resources()
@@ -51,7 +53,7 @@ def suite(args: SuiteArgs) -> None:
     from radit_ray.engines.connect import connect
     from radit_ray.pairs import read_pairs
     from radit_ray.report.suites import suite_page
-    from radit_ray.suites import run_suite
+    from radit_ray.suites import Asking, run_suite
 
     for name in ("suite", "variants", "output"):
         if not getattr(args, name):
@@ -70,7 +72,7 @@ def suite(args: SuiteArgs) -> None:
         output=args.output,
         limit=args.limit,
         tasks=tasks,
-        max_new_tokens=args.max_new_tokens,
+        asking=Asking(args.max_new_tokens, args.seed, args.shot_chunks),
         resources=args.resources,
     )
     file = storage.join(args.output, "suite.md")

@@ -34,6 +34,15 @@ POOL = 64  # demonstrations are drawn from so many examples, those of the 64-sho
 WHOLE_POOL = ("mmlu",)  # its dev split holds five examples for each subject
 
 
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """How all rows are asked, whatever their models."""
+
+    max_new_tokens: int = 0  # 0 = each pair's own
+    seed: int = 0  # draws the demonstrations
+    shot_chunks: bool = True  # each with its own top chunk
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskPlan:
     """What a task of a suite reads."""
@@ -96,7 +105,7 @@ def run_suite(
     output: str,
     limit: int = 0,
     tasks: Sequence[str] = (),
-    max_new_tokens: int = 0,
+    asking: Asking = Asking(),
     resources: Resources = Resources(),
 ) -> dict[str, Any]:
     """Evaluates every row whose role is given on every task that can be read, writes suite.json and
@@ -129,12 +138,11 @@ def run_suite(
         raise InputError(f"suite {suite.name!r}: {lacking}; give --tasks others, or a limit")
     ranked = _retrieve(given, pairs, readable, output, resources)
     variants = tuple(
-        _variant(row, pairs[row.role], ranked[_searched(pairs[row.role])], max_new_tokens)
-        for row in given
+        _variant(row, pairs[row.role], ranked[_searched(pairs[row.role])], asking) for row in given
     )
     print(f"radit evaluate: {len(variants)} rows, {len(readable)} tasks", file=sys.stderr)
     evaluated = evaluate(
-        EvaluateConfig(variants=variants),
+        EvaluateConfig(variants=variants, seed=asking.seed),
         ranked=variants[0].ranked,
         output=storage.join(output, "artifacts", f"evaluate-{FINGERPRINT}"),
         resources=resources,
@@ -149,6 +157,7 @@ def run_suite(
         "trust": suite.trust,
         "note": suite.note,
         "limit": limit,
+        "asking": dataclasses.asdict(asking),
         "pairs": {role: dataclasses.asdict(pair) for role, pair in pairs.items()},
         "tasks": {
             task: _task_entry(plan, [rows[task] for rows in ours.values() if task in rows])
@@ -239,7 +248,7 @@ def variant_name(row: SuiteRow) -> str:
     return f"{row.role}-{row.shots}shot{k}{ensemble}"
 
 
-def _variant(row: SuiteRow, pair: Pair, ranked: str, max_new_tokens: int) -> Variant:
+def _variant(row: SuiteRow, pair: Pair, ranked: str, asking: Asking) -> Variant:
     return Variant(
         name=variant_name(row),
         lm=pair.lm,
@@ -248,7 +257,8 @@ def _variant(row: SuiteRow, pair: Pair, ranked: str, max_new_tokens: int) -> Var
         ensemble=row.ensemble or pair.ensemble,
         t_r=pair.t_r,
         shots=row.shots,
-        max_new_tokens=max_new_tokens or pair.max_new_tokens,
+        shot_chunks=asking.shot_chunks,
+        max_new_tokens=asking.max_new_tokens or pair.max_new_tokens,
         max_answers=pair.max_answers,
         eos_token=pair.eos_token,
     )
