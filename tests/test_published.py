@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.challenges import challenges_page
 from benchmarks.defaults import published
 from benchmarks.open_questions import NAMES
 from benchmarks.publish import BELOW, between, brief, publish
@@ -37,6 +38,12 @@ def test_the_page_of_suites_is_that_of_its_file() -> None:
     results = json.loads((ROOT / "docs" / "results" / "suites.json").read_text())
     text = (ROOT / "docs" / "results" / "suites.md").read_text()
     assert text.partition(BELOW)[2].strip() == suites_page(results)
+
+
+def test_the_page_of_challenges_is_that_of_its_file() -> None:
+    results = json.loads((ROOT / "docs" / "results" / "challenge.json").read_text())
+    text = (ROOT / "docs" / "results" / "challenge.md").read_text()
+    assert text.partition(BELOW)[2].strip() == challenges_page(results)
 
 
 def test_the_pages_of_open_questions_are_those_of_their_files() -> None:

@@ -1,0 +1,47 @@
+"""Results of `radit challenge` into the docs: no number is copied by hand.
+
+In: the folders of challenges, one a run. Out: docs/results/challenge.json ({name: results}) and the
+part of docs/results/challenge.md below its marker; a name that is not given keeps what is there.
+
+    python -m benchmarks.challenges demo=runs/challenge/demo squad_open=runs/challenge/squad_open
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.publish import BELOW, ROOT
+from radit_ray.data import storage
+from radit_ray.report.challenge import page
+
+
+def challenges_page(files: Mapping[str, Any]) -> str:
+    """Every run's tables, one below the other, each under its name."""
+    parts = []
+    for name, results in files.items():
+        _, _, body = page(results).strip().partition("\n")
+        parts.append(f"## {name}\n" + body.replace("\n## ", "\n### "))
+    return "\n\n".join(parts)
+
+
+def publish_challenges(given: Sequence[str], root: Path = ROOT) -> None:
+    """Writes the data file and the page. ValueError where one is not NAME=FOLDER."""
+    data, text = (root / "docs" / "results" / f"challenge.{end}" for end in ("json", "md"))
+    files = storage.read_json(str(data)) if data.exists() else {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not equals:
+            raise ValueError(f"{one!r}, expected NAME=FOLDER")
+        files[name] = storage.read_json(storage.join(folder, "challenge.json"))
+    storage.write_json(str(data), files)
+    prose, _, _ = text.read_text(encoding="utf-8").partition(BELOW)
+    text.write_text(f"{prose}{BELOW}\n\n{challenges_page(files)}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="publish what `radit challenge` found")
+    parser.add_argument("given", nargs="+", help="NAME=FOLDER of a challenge")
+    publish_challenges(parser.parse_args().given)
