@@ -17,6 +17,8 @@ from benchmarks.publish import BELOW, ROOT
 from radit_ray.data import storage
 from radit_ray.report.challenge import page
 
+PATHS = {"lm", "query_encoder", "index", "ranked"}
+
 
 def challenges_page(files: Mapping[str, Any]) -> str:
     """Every run's tables, one below the other, each under its name."""
@@ -35,7 +37,11 @@ def publish_challenges(given: Sequence[str], root: Path = ROOT) -> None:
         name, equals, folder = one.partition("=")
         if not equals:
             raise ValueError(f"{one!r}, expected NAME=FOLDER")
-        files[name] = storage.read_json(storage.join(folder, "challenge.json"))
+        results = storage.read_json(storage.join(folder, "challenge.json"))
+        for variant in results["variants"].values():
+            for place in PATHS & variant.keys():  # of the machine it ran on
+                del variant[place]
+        files[name] = results
     storage.write_json(str(data), files)
     prose, _, _ = text.read_text(encoding="utf-8").partition(BELOW)
     text.write_text(f"{prose}{BELOW}\n\n{challenges_page(files)}\n", encoding="utf-8")
