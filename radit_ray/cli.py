@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal
 
 from radit_ray import cli_results as results
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.core.failures import input_error, root_cause
 from radit_ray.data.world import WorldConfig
+from radit_ray.engines.failures import input_error, root_cause
 from radit_ray.options import one_line, parse
 
 STAGES = {  # command -> its inputs, in the order of the method

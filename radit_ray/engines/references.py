@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import Any, TypeVar
 
 import ray
 
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Input, fingerprint_of, folder_fingerprint
 from radit_ray.engines.resources import Resources
 from radit_ray.models import lexical
 from radit_ray.models.precision import resolve_precision
 from radit_ray.models.presets import LEXICAL, PRESETS, resolve_preset
-from radit_ray.models.weights import loading
+from radit_ray.models.weights import loading, neighbours
 
 ConfigT = TypeVar("ConfigT")
 
@@ -41,18 +40,11 @@ def model_input(name: str, *, what: str) -> Input:
             )
         return Input(path=name, fingerprint=folder_fingerprint(name))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        beside = _siblings(name)
-        hint = nearest(os.path.basename(name.rstrip("/")), beside) if beside else ""
+        hint = neighbours(Path(storage.local(name))) if storage.is_local(name) else ""
         raise InputError(
             f"{what} {name!r} does not exist{hint}; expected a Hugging Face id or a folder"
         )
     return Input(path=name, fingerprint=_hub_fingerprint(name, what))
-
-
-def _siblings(name: str) -> list[str]:
-    """What lies beside a local path that does not exist, for a hint."""
-    parent = os.path.dirname(storage.local(name.rstrip("/"))) if storage.is_local(name) else ""
-    return sorted(os.listdir(parent))[:20] if os.path.isdir(parent) else []
 
 
 def _hub_fingerprint(name: str, what: str) -> str:

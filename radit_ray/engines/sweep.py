@@ -27,9 +27,9 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from radit_ray.core.errors import InputError
-from radit_ray.core.failures import input_error, root_cause
 from radit_ray.data import storage
 from radit_ray.engines.connect import quiet
+from radit_ray.engines.failures import input_error, root_cause
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.study import Study
 from radit_ray.engines.tracking import tracking

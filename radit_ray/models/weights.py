@@ -39,6 +39,12 @@ def is_local(name: str) -> bool:
     return path.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
+def neighbours(folder: Path) -> str:
+    """A hint for a folder that does not exist: what lies beside it; "" for nothing."""
+    beside = sorted(p.name for p in folder.parent.iterdir()) if folder.parent.is_dir() else []
+    return nearest(folder.name, beside[:20]) if beside else ""
+
+
 def require_weights(name: str, *, what: str) -> None:
     """Raises `InputError` unless `name` is a hub id or a folder with a config and safetensors only.
 
@@ -49,10 +55,9 @@ def require_weights(name: str, *, what: str) -> None:
         return
     folder = Path(name).expanduser()
     if not folder.exists():
-        siblings = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        hint = nearest(folder.name, siblings[:20]) if siblings else ""
         raise InputError(
-            f"{what} {name!r}: there is no such folder{hint}; give a folder or a Hugging Face id"
+            f"{what} {name!r}: there is no such folder{neighbours(folder)}; give a folder or a "
+            "Hugging Face id"
         )
     if not folder.is_dir():
         raise InputError(

@@ -96,6 +96,10 @@ class LmFtConfig:
     seed: int = 0
 
     BOUNDS: ClassVar[Bounds] = {
+        "k_train": (1, None),  # background=False trains without chunks
+        "steps": (1, None),
+        "batch_size": (1, None),
+        "seq_len": (8, None),
         "lr": (0, None),
         "end_lr": (0, None),
         "warmup": (0, None),
@@ -302,12 +306,6 @@ def _beside(output: str) -> str | None:
 def check_lm_ft(config: LmFtConfig) -> None:
     """InputError on values that cannot be, before any work."""
     check_bounds(config, config.BOUNDS)
-    if config.k_train < 1 or config.batch_size < 1 or config.seq_len < 8:
-        raise InputError(
-            f"k_train={config.k_train}, batch_size={config.batch_size}, seq_len={config.seq_len}; "
-            "expected at least 1, 1 and 8 "
-            "(to train without chunks use background=False)"
-        )
     if config.select_by not in SELECT_BY:
         raise InputError(f"select_by={config.select_by!r}{nearest(config.select_by, SELECT_BY)}")
     if config.lora_export == "adapter" and not config.lora_rank:

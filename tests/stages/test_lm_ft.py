@@ -316,7 +316,7 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(
     [
         ({"k_train": 5}, r"k_train=5, but the ranked rows hold 4 chunks"),
         ({"lora_export": "merge"}, "lora_export='merge'"),
-        ({"batch_size": 0}, "batch_size=0, seq_len=256; expected at least 1, 1 and 8"),
+        ({"batch_size": 0}, "batch_size=0 of LmFtConfig; expected at least 1"),
     ],
 )
 def test_bad_configs_are_refused(

@@ -15,7 +15,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from radit_ray.cli import _guarded
 from radit_ray.core.errors import InputError
-from radit_ray.core.failures import input_error, root_cause
+from radit_ray.engines.failures import input_error, root_cause
 from radit_ray.engines.sweep import _measured
 
 LINE = "LM 'x': 6 tensors are not in its weights; give another folder"

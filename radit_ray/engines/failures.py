@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from radit_ray.core.errors import InputError
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_RAISED = re.compile(
-    r"([A-Za-z_][\w.]*)(?:: (.*))?"
-)  # "package.KindError: what", as traceback has it
-_LONG = 400  # characters of a line that still helps
+# "package.KindError: what", as traceback has it
+_RAISED = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?")
 
 
 def input_error(error: BaseException) -> str | None:
