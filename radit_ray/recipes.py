@@ -59,8 +59,10 @@ class Recipe:
     )
     contrasts: tuple[str, ...] = (
         "lm-ft-minus-it-retrieval",
+        "lm-ft-minus-replug",
         "r-ft-minus-replug",
         "radit-minus-lm-ft",
+        "radit-minus-r-ft",
         "radit-minus-replug",
     )
     # looked at by task only: "lm-ft-closed-book", does the tuned LM still know what it knew?
@@ -189,8 +191,10 @@ def demo(**changes: Any) -> Recipe:
         ),
         contrasts=(
             "lm-ft-minus-it-retrieval",
+            "lm-ft-minus-replug",
             "r-ft-minus-replug",
             "radit-minus-lm-ft",
+            "radit-minus-r-ft",
             "radit-minus-replug",
             "radit-minus-replug-5shot",
         ),

@@ -56,8 +56,10 @@ def test_results_have_the_pinned_shape(run: Path) -> None:
             assert cell["low"] <= cell["value"] <= cell["high"]
     assert set(results["contrasts"]) == {
         "lm-ft-minus-it-retrieval",
+        "lm-ft-minus-replug",
         "r-ft-minus-replug",
         "radit-minus-lm-ft",
+        "radit-minus-r-ft",
         "radit-minus-replug",
     }
     for values in results["contrasts"].values():

@@ -24,6 +24,7 @@ PARTS = {  # variant -> (its LM, what finds its chunks)
 }
 _SIDES = {  # contrast -> (what is looked at, what it is held against)
     "lm-ft-minus-it-retrieval": ("LM-ft", "instruction tuning with the same chunks"),
+    "lm-ft-minus-replug": ("LM-ft", "the untuned LM with the same chunks"),
     "r-ft-minus-replug": ("R-ft", "the base retriever, both with the base LM"),
     "radit-minus-lm-ft": ("R-ft on top of LM-ft", "LM-ft alone"),
     "radit-minus-r-ft": ("LM-ft on top of R-ft", "R-ft alone"),
