@@ -19,6 +19,7 @@ from radit_ray.report.words import (
     METRICS,
     NO_CHUNKS,
     PARTS,
+    WHAT,
     parts_of,
     sentence,
     shown_contrast,
@@ -59,6 +60,16 @@ def grid(results: Results) -> Html:
             "LM-ft the step to the last row.",
         ),
     )
+
+
+def who(results: Results) -> Html:
+    """A sentence for every variant that has one."""
+    pairs = [
+        tag("div", tag("dt", tag("span", name, class_="name")), tag("dd", WHAT[name]))
+        for name in results["variants"]
+        if name in WHAT
+    ]
+    return tag("dl", *pairs, class_="who")
 
 
 def _grid_cell(name: str | None, results: Results) -> Html:

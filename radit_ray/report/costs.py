@@ -35,7 +35,7 @@ def answers(results: Results) -> Html:
         spent_s = f"{spent['device_s']:.3g}"
         rows.append([label, on or ABSENT, spent_s, si(spent["tokens"]), *numbers])
     head = ["variant", "on the front of", "device s", "tokens", "exact match, %", "NLL, nats"]
-    whole = table(head, rows, label="cost of an answer", texts=2)
+    whole = table(head, rows, label="cost of an answer", texts=2, class_="answers")
     return join([fronts(shown), tag("h3", "What a question costs"), whole])
 
 

@@ -21,6 +21,7 @@ Cell = tuple[float, float, float]  # value, low, high, in the unit of the axis
 NUM_COLOURS, NUM_MARKS = 6, 6  # in page.css, pictures.py and frames.py; the colours are apart from
 # each other for colour-blind readers too
 INTERVAL = "95% interval (bootstrap over groups of questions)"
+SAME_COST = 1.1  # factor; timings of the same work differ by so much from run to run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -294,19 +295,22 @@ def front(spots: Sequence[Spot], metric: str, about: str) -> Front:
         metric=metric,
         spots=tuple(pareto(spots, lower_is_better=lower)),
         note=f"{about}. Bars: {INTERVAL}. Line and full marks: the Pareto front, by the values "
-        "themselves. Cost: seconds of all workers; finding the chunks is not in it.",
+        f"themselves; costs less than {SAME_COST - 1:.0%} apart count as equal. Cost: seconds of "
+        "all workers; finding the chunks is not in it.",
     )
 
 
 def pareto(spots: Sequence[Spot], *, lower_is_better: bool) -> list[Spot]:
     """The spots, cheapest first, with those marked that no other one beats: as good or better for
-    as much or less, and one of both truly.
+    as much or less, and one of both truly. Costs within SAME_COST are as much.
     """
     sign = -1.0 if lower_is_better else 1.0
 
     def beats(a: Spot, b: Spot) -> bool:
-        pairs = ((b.cost, a.cost), (sign * a.cell[0], sign * b.cell[0]))
-        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+        gain = sign * (a.cell[0] - b.cell[0])
+        if gain < 0 or a.cost > b.cost * SAME_COST:
+            return False
+        return gain > 0 or a.cost * SAME_COST < b.cost
 
     marked = [
         dataclasses.replace(spot, best=not any(beats(other, spot) for other in spots))

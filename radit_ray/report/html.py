@@ -12,7 +12,7 @@ from typing import Any
 
 from radit_ray.report.breakdowns import articles, seeds, tasks
 from radit_ray.report.cards import examples
-from radit_ray.report.comparisons import ablation, grid, halves
+from radit_ray.report.comparisons import ablation, grid, halves, who
 from radit_ray.report.costs import answers, times
 from radit_ray.report.markup import Html, details, join, table, tag
 from radit_ray.report.questions import Card
@@ -95,7 +95,8 @@ def _run(results: Results, record: Mapping[str, Any]) -> Html:
     told = tag("div", tag("p", *about, class_="lead"), listed(facts, class_="facts"))
     glossary = details("Words used on this page", listed(GLOSSARY))
     if results["variants"]:
-        return join([tag("div", told, grid(results), class_="overview"), glossary])
+        overview = tag("div", told, grid(results), class_="overview")
+        return join([overview, tag("h3", "The variants"), who(results), glossary])
     words = (
         "This run had no questions with answers: only the retriever was tuned, on the corpus "
         "alone, and no variants were compared."

@@ -68,13 +68,14 @@ def cards_of(run: str, record: Mapping[str, Any]) -> list[Card]:
     if len(shown) < 2:
         return []
     cards = []
-    for kind, question in choose(tables, shown):
+    for kind, question, count in choose(tables, shown):
         before, after = (
             _side(run, record, folder, name, tables[name][question]["shard"], question)
             for name in (kind.before, kind.after)
         )
         said = {name: table[question] for name, table in tables.items() if question in table}
-        cards.append(Card(title=kind.title, said=said, sides=(before, after)))
+        title = f"{kind.title} ({count:,} of {len(common(tables, shown)):,} questions)"
+        cards.append(Card(title=title, said=said, sides=(before, after)))
     return cards
 
 
@@ -89,23 +90,29 @@ def _side(
     )
 
 
-def choose(tables: Tables, shown: Sequence[str]) -> list[tuple[Kind, str]]:
-    """(kind, question id) of up to six questions, no question twice. `shown` are the variants with
-    chunks.
+def common(tables: Tables, shown: Sequence[str]) -> list[str]:
+    """The ids that all of `shown` answered, in the order of their hashes."""
+    ids = set.intersection(*(set(tables[name]) for name in shown))
+    return sorted(ids, key=lambda text: hashlib.blake2b(text.encode()).digest())
+
+
+def choose(tables: Tables, shown: Sequence[str]) -> list[tuple[Kind, str, int]]:
+    """(kind, question id, how many questions are of that kind) of up to six questions, no question
+    twice. `shown` are the variants with chunks.
     """
-    found: list[tuple[Kind, str]] = []
-    common = set.intersection(*(set(tables[name]) for name in shown))
-    ids = sorted(common, key=lambda text: hashlib.blake2b(text.encode()).digest())
+    found: list[tuple[Kind, str, int]] = []
+    ids = common(tables, shown)
     for kind in _kinds(shown):
         if {kind.before, kind.after} <= set(shown):
-            taken = {question for _, question in found}
-            fitting = (
-                (kind, question)
+            taken = {question for _, question, _ in found}
+            fitting = [
+                question
                 for question in ids
-                if question not in taken
-                and kind.wanted({name: tables[name][question] for name in shown})
-            )
-            found += itertools.islice(fitting, kind.count)
+                if kind.wanted({name: tables[name][question] for name in shown})
+            ]
+            fresh = (question for question in fitting if question not in taken)
+            chosen = itertools.islice(fresh, kind.count)
+            found += [(kind, question, len(fitting)) for question in chosen]
     return found
 
 

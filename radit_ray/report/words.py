@@ -22,6 +22,20 @@ PARTS = {  # variant -> (its LM, what finds its chunks)
     "lm-ft": ("LM-ft", "base retriever"),
     "radit": ("LM-ft", "R-ft retriever"),
 }
+WHAT = {  # variant -> what was done, for someone who has never seen its name
+    "closed-book": "The LM as it came, asked without any chunk: what it knows by heart.",
+    "replug": "Nothing is trained: the LM as it came reads what the retriever as it came finds.",
+    "replug-5shot": "As replug, with five answered questions in front that show the LM what to do.",
+    "it": "The control: the LM is tuned on the same questions and answers, but without chunks, and "
+    "asked without chunks.",
+    "it-retrieval": "The LM of the control is given chunks when it is asked. What lm-ft has beyond "
+    "it comes from training with chunks, not from training.",
+    "lm-ft": "The first half alone: the LM is tuned to answer with retrieved chunks in front; the "
+    "retriever is as it came.",
+    "r-ft": "The second half alone: the retriever is tuned to find what the LM prefers; the LM is "
+    "as it came.",
+    "radit": "RA-DIT, both halves: the tuned LM reads what the tuned retriever finds.",
+}
 _SIDES = {  # contrast -> (what is looked at, what it is held against)
     "lm-ft-minus-it-retrieval": ("LM-ft", "instruction tuning with the same chunks"),
     "lm-ft-minus-replug": ("LM-ft", "the untuned LM with the same chunks"),

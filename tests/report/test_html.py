@@ -329,10 +329,12 @@ def test_questions_are_chosen_by_kind_and_never_twice() -> None:
     shown = [name for name in TABLE if name != "closed-book"]
     tables = open_tables()
     found = choose(tables, shown)
-    assert len({question for _, question in found}) == len(found)
+    assert len({question for _, question, _ in found}) == len(found)
     by_title: dict[str, set[str]] = {}
-    for kind, question in found:
+    for kind, question, count in found:
         by_title.setdefault(kind.title, set()).add(question)
+        rows = [{name: tables[name][q] for name in shown} for q in tables["radit"]]
+        assert count == sum(map(kind.wanted, rows))
     both = by_title["Wrong with replug, right with radit"]
     assert len(both) == 2
     assert both < {"q0", "q1", "q5"}
@@ -342,9 +344,9 @@ def test_questions_are_chosen_by_kind_and_never_twice() -> None:
     assert by_title.get("R-ft moved a right chunk to the top", set()) == rest
     reordered = {name: dict(reversed(table.items())) for name, table in tables.items()}
     again = choose(reordered, shown)
-    assert [(k.title, q) for k, q in again] == [(k.title, q) for k, q in found]
+    assert [(k.title, q, n) for k, q, n in again] == [(k.title, q, n) for k, q, n in found]
     # kinds that do not occur are left out, and other variants are compared in their place
-    titles = [kind.title for kind, _ in choose(tables, ["it-retrieval", "lm-ft"])]
+    titles = [kind.title for kind, *_ in choose(tables, ["it-retrieval", "lm-ft"])]
     assert titles[0] == "Wrong with it-retrieval, right with lm-ft"
     assert "R-ft moved a right chunk to the top" not in titles
 
