@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from radit_ray.core.templates import clean_answer, options
-from radit_ray.engines.variants import Row, Variant
+from radit_ray.engines.variants import Row, Variant, answer_length
 from radit_ray.models.causal_lm import CausalLM, FittedPrompt
 from radit_ray.models.prefix import Prefix
 
@@ -54,23 +54,27 @@ def decode(
     or from their mixture.
     """
     found: list[dict[int, Candidates]] = []
-    mixed: dict[int, list[tuple[int, int]]] = {}  # number of prompts -> (question, k)
-    alone: dict[int, int] = {}  # question -> its prompts that are decoded by themselves
+    # (number of prompts, most new tokens) -> (question, k)
+    mixed: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    # most new tokens -> question -> its prompts that are decoded by themselves
+    alone: dict[int, dict[int, int]] = {}
     for i, question in enumerate(questions):
         row, weights = question.row, question.weights
         texts = options(row, variant.template) if len(row["choices"]) else []
         choices = Candidates(texts=texts, ids=[lm.answer_ids(text) for text in texts])
         found.append(dict.fromkeys(weights, choices) if texts else {})
+        length = answer_length(lm, row, variant)
         for k, weight_K in () if texts else weights.items():
             if variant.ensemble == "tokens" and len(weight_K) > 1:
-                mixed.setdefault(len(weight_K), []).append((i, k))
+                mixed.setdefault((len(weight_K), length), []).append((i, k))
             else:
-                alone[i] = max(alone.get(i, 0), len(weight_K))
+                counts = alone.setdefault(length, {})
+                counts[i] = max(counts.get(i, 0), len(weight_K))
     tokens = 0
-    for count, places in sorted(mixed.items()):
+    for (count, length), places in sorted(mixed.items()):
         ids = lm.generate(
             [prompt for i, _ in places for prompt in questions[i].prompts[:count]],
-            max_new_tokens=variant.max_new_tokens,
+            max_new_tokens=length,
             group_size=count,
             log_p_r=np.log(np.stack([questions[i].weights[k] for i, k in places])),
             batch_tokens=batch_tokens,
@@ -79,16 +83,16 @@ def decode(
         tokens += lm.last_num_tokens
         for (i, k), answer in zip(places, ids, strict=True):
             found[i][k] = Candidates(texts=[clean_answer(lm.text(answer))], ids=[])
-    if alone:
+    for length, counts in sorted(alone.items()):
         ids = lm.generate(
-            [prompt for i, count in alone.items() for prompt in questions[i].prompts[:count]],
-            max_new_tokens=variant.max_new_tokens,
+            [prompt for i, count in counts.items() for prompt in questions[i].prompts[:count]],
+            max_new_tokens=length,
             batch_tokens=batch_tokens,
             prefix=prefix,
         )
         tokens += lm.last_num_tokens
         decoded = iter(clean_answer(lm.text(answer)) for answer in ids)
-        for i, count in alone.items():
+        for i, count in counts.items():
             own = [next(decoded) for _ in range(count)]
             for k, weight_K in questions[i].weights.items():
                 if k not in found[i]:

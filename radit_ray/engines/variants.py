@@ -28,6 +28,7 @@ from radit_ray.core.templates import (
 from radit_ray.models.causal_lm import CausalLM, FittedPrompt
 
 ENSEMBLES = ("answers", "tokens", "concat")
+LONG_METRICS = ("f1", "rouge-l")  # overlap with an answer of one or more sentences
 TRUNCATION = ("num_truncated", "num_question_cut")
 Row = dict[str, Any]
 
@@ -48,6 +49,7 @@ class Variant:
     # choices: nll, nll_token, nll_char, nll_compl; "auto" = the example's own, else nll
     scoring: str = "auto"
     max_new_tokens: int = 32  # of a decoded answer
+    long_new_tokens: int = 128  # of one whose metric is in LONG_METRICS, if that is more
     max_answers: int = (
         0  # "answers": unique answers scored again, those with most p_R first; 0 = all
     )
@@ -64,11 +66,19 @@ def check_variant(variant: Variant) -> None:
     ):
         if value not in known:
             raise InputError(f"unknown {what} {value!r}{nearest(value, known)}")
-    if variant.k < 0 or variant.shots < 0 or variant.max_new_tokens < 1:
+    lengths = (variant.max_new_tokens, variant.long_new_tokens)
+    if variant.k < 0 or variant.shots < 0 or min(lengths) < 1:
         raise InputError(
-            f"variant {variant.name!r}: expected k and shots of 0 or more, max_new_tokens of 1 or "
-            "more"
+            f"variant {variant.name!r}: expected k and shots of 0 or more, max_new_tokens and "
+            "long_new_tokens of 1 or more"
         )
+
+
+def answer_length(lm: CausalLM, row: Row, variant: Variant) -> int:
+    """The most tokens that are decoded for a row; a long answer takes half the context at most."""
+    if row["metric"] not in LONG_METRICS:
+        return variant.max_new_tokens
+    return max(variant.max_new_tokens, min(variant.long_new_tokens, lm.context_length // 2))
 
 
 def chunks_used(row: Row, variant: Variant) -> list[tuple[str, str]]:
@@ -124,7 +134,7 @@ def fit_prompts(
     A question that alone is too long loses its beginning where `cut_question` says so; else
     InputError names the example.
     """
-    room = max(min(variant.max_new_tokens, lm.context_length // 2), len(gold))
+    room = max(min(answer_length(lm, row, variant), lm.context_length // 2), len(gold))
     fitted = []
     for prompt in prompts_of(row, variant, shots):
         try:

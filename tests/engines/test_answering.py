@@ -18,7 +18,7 @@ from radit_ray.core.errors import InputError
 from radit_ray.core.metrics import rouge_l
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import PREDICTION, answer_batch, answer_depths
-from radit_ray.engines.variants import ENSEMBLES, Variant, check_variant, fit_prompts
+from radit_ray.engines.variants import ENSEMBLES, Variant, answer_length, check_variant, fit_prompts
 from radit_ray.models import prefix
 from radit_ray.models.causal_lm import CausalLM
 
@@ -290,6 +290,32 @@ def test_several_depths_at_once_equal_each_by_itself(
                 else:
                     assert one[name] == value, (k, name)
     assert tokens < 0.8 * alone
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_answers_that_are_measured_by_overlap_may_be_longer(lm: CausalLM, ensemble: str) -> None:
+    metrics = ("em", "f1", "rouge-l", "em", "accuracy", "f1")
+    rows = [ranked_row(n, metric=metric) for n, metric in enumerate(metrics)]
+    short = Variant(ensemble=ensemble, max_new_tokens=1, long_new_tokens=1, k=3)
+    both = dataclasses.replace(short, long_new_tokens=NEW)
+    texts = {
+        length: [row["prediction"] for row in answer_batch(lm, rows, variant, t_r=T_R)[0]]
+        for length, variant in (
+            ("mixed", both),
+            ("short", short),
+            ("long", dataclasses.replace(short, max_new_tokens=NEW)),
+        )
+    }
+    is_long = [metric in ("f1", "rouge-l") for metric in metrics]
+    expected = [texts["long" if long else "short"][n] for n, long in enumerate(is_long)]
+    assert texts["mixed"] == expected
+    assert texts["mixed"] not in (texts["short"], texts["long"])
+    with pytest.raises(InputError, match="long_new_tokens"):
+        check_variant(dataclasses.replace(short, long_new_tokens=0))
+    # never more than half the context
+    assert answer_length(lm, rows[1], dataclasses.replace(short, long_new_tokens=10**6)) == (
+        lm.context_length // 2
+    )
 
 
 def test_a_context_that_overflows_is_counted(lm: CausalLM) -> None:
