@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
-from radit_ray.data.integrity import arrow_damage_named, redo, sha256_once, verify
+from radit_ray.data.integrity import arrow_damage_named, recorded_hashes, redo, sha256_once, verify
 
 FORMAT_VERSION = 1
+# what every reader of a manifest counts on
+MANIFEST = ("stage", "fingerprint", "config", "inputs", "rows", "metrics", "cost", "files")
 LINK = "artifact.link"  # stands in for a symbolic link on object stores
 
 
@@ -113,12 +115,15 @@ def read_manifest(path: str) -> dict[str, Any] | None:
     if not storage.exists(name):
         return None
     manifest = storage.read_json(name, fix=redo(name))
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
         raise InputError(
-            f"{name}: format_version {manifest.get('format_version')!r}, expected "
-            f"{FORMAT_VERSION}; "
-            "make the artifact again with this release"
+            f"{name}: format_version {version!r}, expected {FORMAT_VERSION}; make the artifact "
+            "again with this release"
         )
+    recorded_hashes(name)
+    if missing := [field for field in MANIFEST if field not in manifest]:
+        raise InputError(f"{name} is damaged: it lacks {', '.join(missing)}; {redo(name)}")
     return dict(manifest)
 
 
@@ -177,9 +182,10 @@ def _manifest_hashes(folder: str) -> dict[str, str]:
         manifest = storage.join(current, "manifest.json")
         if storage.exists(manifest):
             prefix = "/".join(parts) + "/"
-            files = storage.read_json(manifest, fix=redo(manifest))["files"]
             return {
-                f["name"][len(prefix) :]: f["sha256"] for f in files if f["name"].startswith(prefix)
+                file.removeprefix(prefix): digest
+                for file, digest in recorded_hashes(manifest).items()
+                if file.startswith(prefix)
             }
     return {}
 

@@ -87,5 +87,19 @@ def _recorded(path: str) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def _hashes_of_version(manifest: str, version: str) -> dict[str, str]:
-    files = storage.read_json(manifest, fix=redo(manifest)).get("files", [])
-    return {file["name"]: file["sha256"] for file in files}
+    return recorded_hashes(manifest)
+
+
+def recorded_hashes(manifest: str) -> dict[str, str]:
+    """{file: sha256} of a manifest.json; {} of one that no artifact wrote, since other programs
+    have files of that name too. InputError where an artifact's has lost its shape.
+    """
+    found = storage.read_json(manifest, fix=redo(manifest))
+    if not isinstance(found, dict) or "format_version" not in found:
+        return {}
+    try:
+        return {file["name"]: str(file["sha256"]) for file in found["files"]}
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{manifest} is damaged: expected a list `files` of name and sha256; {redo(manifest)}"
+        ) from None

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from radit_ray.core.errors import InputError
+from radit_ray.data.native_texts import as_text
 
 Native = Mapping[str, Any]
 
@@ -27,6 +28,7 @@ Native = Mapping[str, Any]
 def _chain(question: str, chain: str, answer: str, options: list[str] | None = None) -> Native:
     """Options are asked with the question and left out of the query."""
     letters = zip(string.ascii_uppercase, options or [], strict=False)
+    question, chain = as_text(question), as_text(chain)
     asked = "\n".join([question, *(f"{letter}. {text}" for letter, text in letters)])
     whole = " ".join(f"{chain} {answer}".split())
     row: dict[str, Any] = {"question": asked, "answers": [whole, answer]}
@@ -34,19 +36,19 @@ def _chain(question: str, chain: str, answer: str, options: list[str] | None = N
 
 
 def gsm8k(row: Native) -> Iterator[Native]:
-    chain, mark, answer = str(row["answer"]).rpartition("####")
+    chain, mark, answer = as_text(row["answer"]).rpartition("####")
     if not mark:
         raise InputError("`answer` has no `#### NUMBER` at its end, as GSM8K's have")
     yield _chain(row["question"], re.sub(r"<<[^>]*>>", "", chain), answer.strip())
 
 
 def aqua_rat(row: Native) -> Iterator[Native]:
-    options = [re.sub(r"^[A-Z]\)\s*", "", str(text)) for text in row["options"]]
-    yield _chain(row["question"], row["rationale"], str(row["correct"]), options)
+    options = [re.sub(r"^[A-Z]\)\s*", "", as_text(text)) for text in row["options"]]
+    yield _chain(row["question"], row["rationale"], as_text(row["correct"]), options)
 
 
 def ecqa(row: Native) -> Iterator[Native]:
-    options = [str(row[f"q_op{number}"]) for number in range(1, 6)]
+    options = [as_text(row[f"q_op{number}"]) for number in range(1, 6)]
     yield _chain(row["q_text"], row["taskB"], row["q_ans"], options)
 
 

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from radit_ray.core.errors import InputError
+from radit_ray.data.native_texts import as_text
 
 Native = Mapping[str, Any]
 YES_NO = ["yes", "no"]
@@ -42,7 +43,7 @@ def labelled(choices: list[Any], label: Any, *, first: int = 0) -> dict[str, Any
 
 
 def mmlu(row: Native) -> Iterator[Native]:
-    choices = [str(row[f"choice{number}"]) for number in range(4)]
+    choices = [as_text(row[f"choice{number}"]) for number in range(4)]
     yield {"question": row["question"], **labelled(choices, row["answer"])}
 
 
@@ -82,7 +83,7 @@ def openbookqa(row: Native) -> Iterator[Native]:
 def xcopa(row: Native) -> Iterator[Native]:
     asks = {"cause": "What was the cause?", "effect": "What happened as a result?"}
     found = labelled([row["choice1"], row["choice2"]], row["label"])
-    yield {"question": f"{row['premise']} {asks[row['question']]}", **found}
+    yield {"question": f"{as_text(row['premise'])} {asks[row['question']]}", **found}
 
 
 def realtimeqa(row: Native) -> Iterator[Native]:
@@ -139,10 +140,10 @@ _OPTION = re.compile(r"\s(?:Answer|Solution|Option)(\d): ")
 
 def llm_adapters(row: Native) -> Iterator[Native]:
     """LLM-Adapters' rewording of ARC, OpenBookQA, PIQA, SIQA, WinoGrande, SciQ, BoolQ, MathQA."""
-    text = str(row["instruction"])
+    text = as_text(row["instruction"])
     if ", The options: " in text:
         asked, _, options = text.partition(", The options: ")
-        yield _adapters_math(asked, options, str(row["answer"]))
+        yield _adapters_math(asked, options, as_text(row["answer"]))
         return
     body = _TAIL.sub("", _HEAD.sub("", text))
     question, *parts = _OPTION.split(body)
@@ -150,7 +151,7 @@ def llm_adapters(row: Native) -> Iterator[Native]:
     if not parts:
         found = {"choices": YES_NO, "answers": [_yes_no(row["answer"])]}
     else:
-        number = re.sub(r"\D", "", str(row["answer"]))
+        number = re.sub(r"\D", "", as_text(row["answer"]))
         found = labelled([part.strip() for part in parts[1::2]], number, first=1)
     yield {**_siqa_context(question, text), **found}
 

@@ -32,7 +32,7 @@ from radit_ray.data import native_chains as chains
 from radit_ray.data import native_choices as choices
 from radit_ray.data import native_texts as texts
 from radit_ray.data.documents import split_tsv
-from radit_ray.data.native_texts import UNANSWERABLE
+from radit_ray.data.native_texts import UNANSWERABLE, as_text
 from radit_ray.data.records import Record, iter_lines
 
 Native = Mapping[str, Any]
@@ -227,7 +227,7 @@ def _flat(value: Mapping[str, Any]) -> Mapping[str, Any]:
         columns = {name: [choice.get(name) for choice in choices] for name in ("label", "text")}
         return {**value, "question": question["stem"], "choices": columns}
     if "options" in value and "correct" in value:  # AQuA: "A)21"
-        texts = [re.sub(r"^[A-Z]\)\s*", "", str(text)) for text in value["options"]]
+        texts = [re.sub(r"^[A-Z]\)\s*", "", as_text(text)) for text in value["options"]]
         return {**value, "choices": texts, "answer": value["correct"]}
     return value
 

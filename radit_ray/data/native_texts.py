@@ -33,8 +33,15 @@ Native = Mapping[str, Any]
 UNANSWERABLE = "I don't know"  # RA-DIT's footnote 3: what SQuAD v2's unanswerable questions get
 
 
-def one_line(text: str) -> str:
-    return " ".join(str(text).split())
+def as_text(value: object) -> str:
+    """A text or a number as text; TypeError for what would only read as one, such as None."""
+    if not isinstance(value, str | int | float):
+        raise TypeError(f"{str(value)[:40]!r} where a text is expected")
+    return str(value)
+
+
+def one_line(value: object) -> str:
+    return " ".join(as_text(value).split())
 
 
 # --- open questions and claims ---
@@ -255,13 +262,13 @@ P740 location of formation|P937 work location""".replace("\n", "|").split("|")
 
 
 def lama(row: Native) -> Iterator[Native]:
-    code = str(row["predicate_id"])
-    question = f"{row['sub_label']} [SEP] {_RELATIONS.get(code, code)}"
+    code = as_text(row["predicate_id"])
+    question = f"{as_text(row['sub_label'])} [SEP] {_RELATIONS.get(code, code)}"
     yield {"question": question, "answers": [row["obj_label"]], "article": code}
 
 
 def triple(row: Native) -> Iterator[Native]:
-    question = f"{row['subject']} [SEP] {row['relation']}"
+    question = " [SEP] ".join(as_text(row[name]) for name in ("subject", "relation"))
     yield {"question": question, "answers": [row["object"]]}
 
 
@@ -310,7 +317,7 @@ _WAITS = re.compile(r"\n([^\n]{1,40}:)\s*$")  # the line that waits for the answ
 def legalbench(row: Native) -> Iterator[Native]:
     """The instruction and the last, open question of `base_prompt`. The demonstrations between
     them are the very rows of train.tsv."""
-    blocks = re.split(r"\n\s*\n", str(row["base_prompt"]).strip())
+    blocks = re.split(r"\n\s*\n", as_text(row["base_prompt"]).strip())
     first = next((number for number, block in enumerate(blocks) if _BLANK.search(block)), None)
     if first is None:
         raise InputError("`base_prompt` has no {{field}} to fill; expected LegalBench's text")
@@ -319,7 +326,7 @@ def legalbench(row: Native) -> Iterator[Native]:
     head = blocks[0] if first else ""
     if marker and f"\n{marker[1]}" in head:  # no instruction, the demonstrations open it
         head = ""
-    asked = _BLANK.sub(lambda blank: str(row[blank[1]]), _WAITS.sub("", asked))
+    asked = _BLANK.sub(lambda blank: as_text(row[blank[1]]), _WAITS.sub("", asked))
     asked = _ASKS.sub("", asked).strip()
     found = {"question": f"{head}\n{asked}".strip(), "answers": [row["answer"]]}
     yield {**found, "query": asked, "article": row["subtask"], "group": row["subtask"]}

@@ -23,7 +23,8 @@ def finished(root: str, values: list[int]) -> str:
     folder = storage.join(root, "artifact")
     sidecar = artifacts.commit_shard(folder, NAME, pa.table({"x": values}))
     files = [{key: sidecar[key] for key in ("name", "bytes", "sha256")}]
-    manifest = {"format_version": 1, "stage": "toy", "files": files}
+    manifest = {name: {} for name in artifacts.MANIFEST}
+    manifest |= {"format_version": 1, "stage": "toy", "files": files}
     storage.write_json(storage.join(folder, "manifest.json"), manifest)
     return folder
 
@@ -102,6 +103,31 @@ def test_a_broken_manifest_names_the_folder_to_make_again(root: str) -> None:
         with pytest.raises(InputError, match=r"manifest\.json is damaged or breaks off") as caught:
             read()
         assert f"delete the folder {folder}" in str(caught.value)
+
+
+def test_a_manifest_that_lost_its_shape_is_named(root: str) -> None:
+    folder = finished(root, [1])
+    path = storage.join(folder, "manifest.json")
+    whole = storage.read_json(path)
+    (file,) = whole["files"]
+    for damaged, expected in (
+        ({**whole, "files": [{"name": file["name"]}]}, "is damaged: expected a list `files`"),
+        ({**whole, "files": None}, "is damaged: expected a list `files`"),
+        ({n: v for n, v in whole.items() if n != "metrics"}, "is damaged: it lacks metrics"),
+        ([whole], "format_version None, expected 1"),
+    ):
+        storage.write_json(path, damaged)
+        with pytest.raises(InputError, match=expected):
+            artifacts.read_manifest(folder)
+
+
+def test_a_manifest_of_another_program_says_nothing_about_a_model(tmp_path: Path) -> None:
+    folder = str(tmp_path / "site" / "model")
+    storage.write_bytes(storage.join(folder, "weights.bin"), b"1")
+    alone = artifacts.folder_fingerprint(folder)
+    for foreign in ({"name": "a web application", "icons": []}, ["a", "list"]):
+        storage.write_json(str(tmp_path / "site" / "manifest.json"), foreign)
+        assert artifacts.folder_fingerprint(folder) == alone
 
 
 def test_an_arrow_file_that_breaks_off_is_named(tmp_path: Path) -> None:
