@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from radit_ray.data import storage
-from radit_ray.report.table import contrasts_table, page, seeds_table, variants_table
+from radit_ray.report.table import contrasts_table, page, variants_table
 
 ROOT = Path(__file__).resolve().parents[1]
 BELOW = "<!-- below: benchmarks/publish.py -->"
@@ -32,10 +32,12 @@ def publish(run: str, name: str, *, root: Path = ROOT) -> None:
     body = page(results).partition("\n")[2].lstrip("\n")
     file.write_text(f"{prose}{BELOW}\n\n{body}", encoding="utf-8")
     readme = root / "README.md"
-    readme.write_text(between(readme.read_text("utf-8"), name, brief(results)), encoding="utf-8")
+    readme.write_text(
+        between(readme.read_text("utf-8"), name, brief(results, name)), encoding="utf-8"
+    )
 
 
-def brief(results: dict[str, Any]) -> str:
+def brief(results: dict[str, Any], name: str) -> str:
     """The ablation and its contrasts with how they were made, as README shows them."""
     made = results["environment"]
     seeds = results["seeds"]
@@ -43,10 +45,24 @@ def brief(results: dict[str, Any]) -> str:
         f"`{made['command']}`, commit {made['versions']['commit']}, {made['hardware']}, training "
         f"seeds {', '.join(map(str, seeds))}, {results['wall_s'] / 60:.0f} min of stages:"
     )
-    tables = [variants_table(results, markdown=True), contrasts_table(results, markdown=True)]
+    parts = [line, variants_table(results, markdown=True), contrasts_table(results, markdown=True)]
     if len(seeds) > 1:
-        tables.append(seeds_table(results, markdown=True))
-    return "\n\n".join([line, *tables])
+        parts.append(clear_seeds(results, f"docs/results/{name}.md"))
+    return "\n\n".join(parts)
+
+
+def clear_seeds(results: dict[str, Any], page: str) -> str:
+    """In how many training seeds each contrast's exact match is clear of 0, and in which way."""
+    counts = []
+    for contrast in results["contrasts"]:
+        cells = [seed["contrasts"][contrast]["em"] for seed in results["by_seed"].values()]
+        better = sum(cell["low"] > 0 for cell in cells)
+        worse = sum(cell["high"] < 0 for cell in cells)
+        below = f", below it in {worse}" if worse else ""
+        shown = contrast.replace("-minus-", " - ")
+        counts.append(f"{shown} in {better} of {len(cells)}{below}")
+    told = "; ".join(counts)
+    return f"Exact match above 0 by its whole interval, seed by seed ([table]({page})): {told}."
 
 
 def between(text: str, name: str, body: str) -> str:

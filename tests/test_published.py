@@ -25,7 +25,7 @@ def test_the_pages_are_those_of_the_result_files(name: str) -> None:
     text = (ROOT / "docs" / "results" / f"{name}.md").read_text()
     assert text.partition(BELOW)[2].strip() == page(results).partition("\n")[2].strip()
     readme = (ROOT / "README.md").read_text()
-    assert between(readme, name, brief(results)) == readme
+    assert between(readme, name, brief(results, name)) == readme
 
 
 @pytest.mark.parametrize("name", ["defaults", "directions"])
