@@ -22,9 +22,8 @@ from radit_ray.engines.resources import Resources
 from radit_ray.pairs import Pair
 from radit_ray.stages.lm_ft import LmFtConfig, lm_ft
 from radit_ray.stages.retrieve import RetrieveConfig, retrieve
-from radit_ray.suites import POOL, demonstrations
+from radit_ray.suites import FEW_SHOT, POOL, demonstrations
 
-ROLE = "radit-64shot"
 TABLE_9 = LmFtConfig(  # RA-DIT 65B's row; 13B stops at step 50 with batch 32
     steps=100,
     batch_size=8,
@@ -79,7 +78,7 @@ def few_shot(
     )
     make_link(storage.join(output, "lm-ft"), tuned.path)
     made = dataclasses.replace(pair, lm=f"{tuned.path}/model")
-    storage.write_json(storage.join(output, "variants.json"), {ROLE: dataclasses.asdict(made)})
+    storage.write_json(storage.join(output, "variants.json"), {FEW_SHOT: dataclasses.asdict(made)})
     return made
 
 

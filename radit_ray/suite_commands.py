@@ -16,12 +16,13 @@ class SuiteArgs:
     """Options of `radit evaluate --suite NAME`."""
 
     suite: str = ""  # paper-table-2 ... paper-table-14, paper-figure-2, open-domain, ...
-    # folder of a run, or a variants file (.toml, .json) with one table a role; several by commas
+    # folder of a run, a variants file (.toml, .json) with one table a role, or ROLE=RUN[:VARIANT],
+    # which takes one role from a run; several by commas
     variants: str = ""
     output: str = ""  # folder of the suite
     tasks: str = ""  # only these tasks of the suite, by commas
     limit: int = 0  # questions of a task, a seeded choice; 0 = all
-    max_new_tokens: int = 0  # of a decoded answer; 0 = each pair's own
+    max_new_tokens: int = 0  # of every decoded answer; 0 = each pair's own, more for long ones
     seed: int = 0  # draws the demonstrations
     shot_chunks: bool = True  # demonstrations with their own top chunk; else without
     num_cpus: int = 0  # CPUs of the private cluster; 0 = all
@@ -53,7 +54,7 @@ def suite(args: SuiteArgs) -> None:
     from radit_ray.engines.connect import connect
     from radit_ray.pairs import read_pairs
     from radit_ray.report.suites import suite_page
-    from radit_ray.suites import Asking, run_suite
+    from radit_ray.suites import Asking, run_suite, tasks_of
 
     for name in ("suite", "variants", "output"):
         if not getattr(args, name):
@@ -64,6 +65,7 @@ def suite(args: SuiteArgs) -> None:
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
     for task in tasks:
         parse_task(f"task:{task}")
+    tasks_of(chosen, tasks)  # before anything starts
     pairs = read_pairs(args.variants)
     connect(num_cpus=args.num_cpus or None)
     results = run_suite(
@@ -87,7 +89,7 @@ def suite(args: SuiteArgs) -> None:
 def few_shot(run: str, args: FewShotArgs) -> None:
     """Tunes a run's LM on 64 examples of each task."""
     from radit_ray.engines.connect import connect
-    from radit_ray.few_shot import ROLE, TABLE_9
+    from radit_ray.few_shot import FEW_SHOT, TABLE_9
     from radit_ray.few_shot import few_shot as tune
     from radit_ray.pairs import read_pairs
 
@@ -114,6 +116,6 @@ def few_shot(run: str, args: FewShotArgs) -> None:
     )
     file = storage.join(args.output, "variants.json")
     if args.json:
-        print(json.dumps({ROLE: dataclasses.asdict(made)}))
+        print(json.dumps({FEW_SHOT: dataclasses.asdict(made)}))
         return
-    print(f"{file}: role {ROLE}; radit evaluate --suite paper-table-2 --variants {run},{file}")
+    print(f"{file}: role {FEW_SHOT}; radit evaluate --suite paper-table-2 --variants {run},{file}")

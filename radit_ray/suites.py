@@ -19,7 +19,7 @@ from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
 from radit_ray.data.examples import read_examples
 from radit_ray.data.suites import Suite, SuiteRow
-from radit_ray.data.tasks import DEV_SAMPLE, local_files, parse_task
+from radit_ray.data.tasks import DEV_SAMPLE, local_files, notes, parse_task
 from radit_ray.data.work import FINGERPRINT
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import Rows, questions_cut, read_predictions
@@ -30,6 +30,7 @@ from radit_ray.report.suites import suite_entries
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 from radit_ray.stages.retrieve import RetrieveConfig, retrieve
 
+FEW_SHOT = "radit-64shot"  # the role
 POOL = 64  # demonstrations are drawn from so many examples, those of the 64-shot stage
 WHOLE_POOL = ("mmlu",)  # its dev split holds five examples for each subject
 
@@ -38,7 +39,7 @@ WHOLE_POOL = ("mmlu",)  # its dev split holds five examples for each subject
 class Asking:
     """How all rows are asked, whatever their models."""
 
-    max_new_tokens: int = 0  # 0 = each pair's own
+    max_new_tokens: int = 0  # of every decoded answer, long ones too; 0 = each pair's own
     seed: int = 0  # draws the demonstrations
     shot_chunks: bool = True  # each with its own top chunk
 
@@ -113,7 +114,7 @@ def run_suite(
 
     InputError where no row's role is given, or no task can be read.
     """
-    tasks = [_task_of(suite, task) for task in tasks]
+    tasks = tasks_of(suite, tasks)
     given = [row for row in suite.rows if row.role in pairs]
     if not given:
         needed = ", ".join(dict.fromkeys(row.role for row in suite.rows if row.role))
@@ -123,6 +124,9 @@ def run_suite(
     shots = max(row.shots for row in given)
     plans = {task: plan_task(task, limit=limit, shots=shots) for task in (tasks or suite.tasks)}
     readable = [plan for plan in plans.values() if not plan.missing]
+    if any(row.role == FEW_SHOT for row in given):
+        for task, plan in plans.items():
+            _check_unseen(task, plan)
     if not readable:
         raise InputError(
             f"no task of suite {suite.name!r} can be read: {next(iter(plans.values())).missing}"
@@ -160,7 +164,7 @@ def run_suite(
         "asking": dataclasses.asdict(asking),
         "pairs": {role: dataclasses.asdict(pair) for role, pair in pairs.items()},
         "tasks": {
-            task: _task_entry(plan, [rows[task] for rows in ours.values() if task in rows])
+            task: _task_entry(task, plan, [rows[task] for rows in ours.values() if task in rows])
             for task, plan in plans.items()
         },
         "rows": suite_entries(suite, ours, {row.label: lacking for row in short}),
@@ -170,12 +174,29 @@ def run_suite(
     return results
 
 
-def _task_of(suite: Suite, task: str) -> str:
-    """A suite's task by its name, with or without the split; InputError for one it lacks."""
-    for known in suite.tasks:
-        if task in (known, known.partition(":")[0]):
-            return known
-    raise InputError(f"suite {suite.name!r} has no task {task!r}{nearest(task, suite.tasks)}")
+def tasks_of(suite: Suite, names: Sequence[str]) -> list[str]:
+    """A suite's tasks by their names, with or without the split; InputError for one it lacks."""
+    found = []
+    for name in names:
+        fitting = [task for task in suite.tasks if name in (task, task.partition(":")[0])]
+        if not fitting:
+            raise InputError(
+                f"suite {suite.name!r} has no task {name!r}{nearest(name, suite.tasks)}"
+            )
+        found += fitting[:1]
+    return found
+
+
+def _check_unseen(task: str, plan: TaskPlan) -> None:
+    """InputError where a task would ask examples that the 64-shot stage was tuned on: those behind
+    the first 2,500, of a set that has one split here.
+    """
+    _, _, amount = demonstrations(task, 0).partition("@")
+    if "+" in amount and plan.num_questions > int(amount.partition("+")[0]):
+        raise InputError(
+            f"limit: {plan.num_questions} questions of {task} hold examples that role {FEW_SHOT!r} "
+            f"was tuned on; ask {amount.partition('+')[0]} at most, or leave that role out"
+        )
 
 
 def _by_task(table: Rows, row: SuiteRow, plans: Mapping[str, TaskPlan]) -> dict[str, Rows]:
@@ -187,7 +208,7 @@ def _by_task(table: Rows, row: SuiteRow, plans: Mapping[str, TaskPlan]) -> dict[
     }
 
 
-def _task_entry(plan: TaskPlan, answered: Sequence[Rows]) -> dict[str, Any]:
+def _task_entry(task: str, plan: TaskPlan, answered: Sequence[Rows]) -> dict[str, Any]:
     spec, _ = parse_task(f"task:{plan.name}")
     lost = [questions_cut(rows) for rows in answered]
     return {
@@ -195,6 +216,7 @@ def _task_entry(plan: TaskPlan, answered: Sequence[Rows]) -> dict[str, Any]:
         "num_demonstrations": plan.num_demonstrations,
         "metric": spec.metric,
         "missing": plan.missing,
+        "notes": [] if plan.missing else notes(f"task:{task}"),
         # in the row that lost most
         **{name: max((cut[name] for cut in lost), default=0) for name in TRUNCATION},
     }
@@ -259,6 +281,7 @@ def _variant(row: SuiteRow, pair: Pair, ranked: str, asking: Asking) -> Variant:
         shots=row.shots,
         shot_chunks=asking.shot_chunks,
         max_new_tokens=asking.max_new_tokens or pair.max_new_tokens,
+        long_new_tokens=asking.max_new_tokens or pair.long_new_tokens,
         max_answers=pair.max_answers,
         eos_token=pair.eos_token,
     )

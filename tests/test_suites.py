@@ -4,6 +4,7 @@ read, through the stages; and of 64-shot tuning.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import lzma
 import os
@@ -18,7 +19,7 @@ from radit_ray.cli import _dispatch, _guarded
 from radit_ray.core.errors import InputError
 from radit_ray.data.examples import read_examples
 from radit_ray.pairs import read_pairs
-from radit_ray.suites import plan_task
+from radit_ray.suites import TaskPlan, _check_unseen, demonstrations, plan_task
 
 PLACES = ("Arden", "Belden", "Corden", "Dunden", "Elsden", "Falden")
 
@@ -126,6 +127,10 @@ def test_64_shot_tuning_adds_a_role(data: Path, variants: str, tmp_path: Path) -
         ("[replug]\nlmm = 'x'\n", "unknown field replug.lmm; did you mean 'lm'"),
         ("replug = 3\n", "role 'replug' needs lm, query_encoder, index"),
         ("[replug\n", "expected TOML with one table a role"),
+        (
+            "[replug]\nlm = 'x'\nquery_encoder = 'x'\nindex = 'x'\nk = 'ten'\n",
+            "replug.k='ten', expected int",
+        ),
     ],
 )
 def test_bad_variants_files(tmp_path: Path, text: str, message: str) -> None:
@@ -137,6 +142,65 @@ def test_bad_variants_files(tmp_path: Path, text: str, message: str) -> None:
     assert str(file) in str(error.value)
 
 
+def test_a_json_file_without_tables(tmp_path: Path) -> None:
+    file = tmp_path / "v.json"
+    for text in ("[1]", "3"):
+        file.write_text(text)
+        with pytest.raises(InputError, match="holds no table; expected one table a role"):
+            read_pairs(str(file))
+
+
+def runs(root: Path) -> tuple[str, str]:
+    """Two finished runs, as far as run.json tells."""
+    for name in ("a", "b"):
+        pair = {"lm": f"/{name}", "query_encoder": f"/q-{name}", "index": "/i", "k": 3}
+        record = {"variants": dict.fromkeys(("replug", "replug-5shot", "lm-ft"), pair)}
+        (root / name).mkdir()
+        (root / name / "run.json").write_text(json.dumps(record))
+    return str(root / "a"), str(root / "b")
+
+
+def test_a_second_run_plays_the_roles_that_it_is_named_for(tmp_path: Path) -> None:
+    a, b = runs(tmp_path)
+    assert set(read_pairs(a)) == {"replug", "lm-ft"}
+    found = read_pairs(f"{a},replug-contriever={b}, lm-ft-7b={b}:lm-ft,lm-ft={b}")
+    assert {role: pair.lm for role, pair in found.items()} == {
+        "replug": "/a",
+        "replug-contriever": "/b",
+        "lm-ft-7b": "/b",
+        "lm-ft": "/b",
+    }
+    assert read_pairs(f"replug-cc={a}:replug-5shot")["replug-cc"].k == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{a},{b}", "role 'replug' is in {a} and in {b}; say which one with --variants"),
+        ("replag={a}", "unknown role 'replag'; did you mean 'replug'"),
+        ("r-ft-tasks={a}", "has no variant 'r-ft-tasks'; it has: replug, replug-5shot, lm-ft"),
+        ("replug={a}:radit", "has no variant 'radit'"),
+        ("replug={a}x", "{a}x' is no finished run (no run.json)"),
+        ("replug={a},replug={b}", "names role 'replug' twice"),
+    ],
+)
+def test_roles_that_cannot_be_taken(tmp_path: Path, spec: str, message: str) -> None:
+    a, b = runs(tmp_path)
+    with pytest.raises(InputError) as error:
+        read_pairs(spec.format(a=a, b=b))
+    assert message.format(a=a, b=b) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_64_shots_are_not_asked_again() -> None:
+    """Sets with one split lend the 64-shot stage what stands behind the first 2,500 questions."""
+    assert demonstrations("hotpotqa", 0) == "train=task:hotpotqa:dev@2500+64"
+    plan = TaskPlan(name="hotpotqa", spec="", num_questions=2501, num_demonstrations=64)
+    with pytest.raises(InputError, match=r"2501 questions of hotpotqa .* ask 2500 at most"):
+        _check_unseen("hotpotqa", plan)
+    _check_unseen("hotpotqa", dataclasses.replace(plan, num_questions=2500))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -146,6 +210,10 @@ def test_bad_variants_files(tmp_path: Path, text: str, message: str) -> None:
             "expected the folder of a finished",
         ),
         (["--suite", "paper-table-2", "--tasks", "nqq"], "unknown task 'nqq'; did you mean 'nq'"),
+        (
+            ["--suite", "paper-table-2", "--tasks", "popqa"],
+            "suite 'paper-table-2' has no task 'popqa'",
+        ),
         (["--suite", "paper-table-2", "--limit", "-1"], "limit=-1, expected 0 (all"),
         (["--suite="], "--suite is missing"),
     ],

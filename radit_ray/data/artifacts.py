@@ -25,7 +25,7 @@ from radit_ray.data.integrity import arrow_damage_named, recorded_hashes, redo, 
 
 FORMAT_VERSION = 1
 # what every reader of a manifest counts on
-MANIFEST = ("stage", "fingerprint", "config", "inputs", "rows", "metrics", "cost", "files")
+MANIFEST = ("stage", "fingerprint", "files")
 LINK = "artifact.link"  # stands in for a symbolic link on object stores
 
 

@@ -208,8 +208,8 @@ def unpacked(archive: str, pattern: str) -> Iterator[list[tuple[str, str]]]:
         )
         chosen = fnmatch.filter(names, pattern)
         if not chosen:
-            inside = ", ".join(names[:5])
-            raise InputError(f"{archive}: no member {pattern!r} (it holds {inside}, ...)")
+            inside = f"{', '.join(names[:5])}, ..." if names else "empty files only"
+            raise InputError(f"{archive}: no member {pattern!r} (it holds {inside})")
         try:
             yield [(name, os.path.join(folder, *name.split("/"))) for name in chosen]
         except InputError as error:

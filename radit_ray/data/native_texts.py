@@ -333,8 +333,10 @@ def legalbench(row: Native) -> Iterator[Native]:
 
 
 def t0(row: Native) -> Iterator[Native]:
-    if row["prompt"].strip() and row["completion"].strip():
-        yield {"question": row["prompt"].strip(), "answers": [row["completion"].strip()]}
+    # the EOS of the LM that it was collected for
+    completion = row["completion"].strip().removesuffix("<|endoftext|>").strip()
+    if row["prompt"].strip() and completion:
+        yield {"question": row["prompt"].strip(), "answers": [completion]}
 
 
 def self_instruct(row: Native) -> Iterator[Native]:

@@ -15,7 +15,7 @@ ALL = {**TRAIN_DEV, "eval": "test"}
 MC = "qa/multiple_choice/mc_llm_adapters.zip!"
 
 
-def _kilt(name: str, file: str, category: str, metric: str, also: str = "") -> Task:
+def _kilt(name: str, file: str, category: str, metric: str, also: str = "", note: str = "") -> Task:
     """A KILT task: KILT's own files in kilt/, else another copy of the set's dev split."""
     own = f"kilt/{file}-dev-kilt.jsonl"
     return Task(
@@ -26,6 +26,7 @@ def _kilt(name: str, file: str, category: str, metric: str, also: str = "") -> T
         scoring="nll_token" if metric in ("rouge-l", "f1") else "nll",
         split="dev",
         files={"train": f"kilt/{file}-train-kilt.jsonl", "dev": f"{own} | {also}" if also else own},
+        notes={also: note} if also else {},
         hub=f"facebook/kilt_tasks:{file}",
         hub_splits=TRAIN_DEV,
     )
@@ -38,6 +39,9 @@ def _commonsense(name: str, template: str, scoring: str, hub: str, member: str =
     files = {"dev": f"{MC}{member}/test.json"} if member else {}
     if member in ("boolq", "ARC-Easy", "ARC-Challenge", "openbookqa"):
         files["train"] = f"{MC}{member}/train.json"
+    test = member in ("ARC-Easy", "ARC-Challenge", "openbookqa")
+    copy = f"a part of the official {'test' if test else 'dev'} set, in LLM-Adapters' wording"
+    lost = ", without the passages" if member == "boolq" else ""
     return Task(
         name=name,
         paper="evaluation",
@@ -47,6 +51,7 @@ def _commonsense(name: str, template: str, scoring: str, hub: str, member: str =
         scoring=scoring,
         split="dev",
         files=files,
+        notes={f"{member}/test.json": copy + lost} if member else {},
         hub=hub,
         hub_splits=TRAIN_DEV,
     )
@@ -65,6 +70,10 @@ EVALUATION = (
         category="multiple-choice",
         metric="accuracy",
         files={"dev": "qa/mmlu/mmlu.zip!dev/*.csv", "eval": "qa/mmlu/mmlu.zip!test/*.csv"},
+        notes={
+            "dev/*.csv": "the five demonstrations of each subject, nothing to measure",
+            "test/*.csv": "the official test set, beside the paper's dev figures too",
+        },
         hub="cais/mmlu:all",
         hub_splits={"dev": "dev", "eval": "test"},
     ),
@@ -95,13 +104,35 @@ EVALUATION = (
         "open-domain-qa",
         "em",
         "qa/hotpotqa/hotpot_dev_v1_simplified.json.xz",
+        "HotpotQA's own dev set, of which KILT's is a part",
     ),
-    _kilt("fever", "fever", "fact-checking", "accuracy", "qa/fever/paper_dev.jsonl.xz"),
+    _kilt(
+        "fever",
+        "fever",
+        "fact-checking",
+        "accuracy",
+        "qa/fever/paper_dev.jsonl.xz",
+        "FEVER's own paper_dev, not KILT's dev set",
+    ),
     _kilt("aida", "aidayago2", "entity-linking", "accuracy"),
     _kilt("zsre", "structured_zeroshot", "slot-filling", "accuracy"),
-    _kilt("t-rex", "trex", "slot-filling", "accuracy", "qa/trex/trex_lama.zip!TREx/*.jsonl"),
-    _kilt("wow", "wow", "dialogue", "f1", "qa/wow_sample/faithdial_gold.zip!wow.csv"),
-    _commonsense("boolq", "boolq", "nll_compl", "google/boolq", "boolq"),  # copy without passages
+    _kilt(
+        "t-rex",
+        "trex",
+        "slot-filling",
+        "accuracy",
+        "qa/trex/trex_lama.zip!TREx/*.jsonl",
+        "LAMA's facts of T-REx, one answer each, not KILT's dev set",
+    ),
+    _kilt(
+        "wow",
+        "wow",
+        "dialogue",
+        "f1",
+        "qa/wow_sample/faithdial_gold.zip!wow.csv",
+        "FaithDial's audited sample: one turn each, without the dialogue before it",
+    ),
+    _commonsense("boolq", "boolq", "nll_compl", "google/boolq", "boolq"),
     Task(
         name="piqa",
         paper="evaluation",

@@ -216,6 +216,11 @@ def _check_answers(row: Mapping[str, Any], place: str) -> None:
             "nothing (no articles, no punctuation), so an empty prediction would be right; give "
             "one with a word in it, or set `metric` to accuracy"
         )
+    if row["metric"] == "rouge-l" and not any(text.strip(". \n") for text in row["answers"]):
+        raise InputError(
+            f"{place}answer {row['answers'][0][:80]!r} of example {row['id']!r} has no word, so "
+            "that no prediction could score; give one with a word in it"
+        )
     if row["choices"] and not set(row["answers"]) & set(row["choices"]):
         raise InputError(
             f"{place}no answer of example {row['id']!r} ({row['answers'][0][:80]!r}) is one of its "

@@ -25,6 +25,14 @@ TRUST = {  # how a table, or one of its cells, was read
 }
 _RUN = "radit run own --lm {} --retriever {} --corpus {} --examples QA --output RUN"
 _BASE = _RUN.format("LM", "RETRIEVER", "DOCS")
+
+
+def _beside(role: str, lm: str, retriever: str, corpus: str, more: str = "") -> str:
+    """The command for a role of a run of its own, and how it is named beside the other run."""
+    command = _RUN.format(lm, retriever, corpus).removesuffix("RUN")
+    return f"{command}RUN2{more}, then --variants RUN,{role}=RUN2"
+
+
 # role -> what it is, the command whose run (or variants file) brings it
 ROLES = {
     "closed-book": ("base LM, no chunks", _BASE),
@@ -36,27 +44,44 @@ ROLES = {
     "radit": ("LM-ft + R-ft", _BASE),
     "radit-64shot": (
         "RA-DIT, tuned further on 64 examples of each task (Table 9)",
-        "radit few-shot RUN --output DIR",
+        "radit few-shot RUN --output DIR, then --variants RUN,DIR/variants.json",
     ),
-    "r-ft-tasks": ("R-ft on task examples only", f"{_BASE} --set score.corpus_share=0"),
-    "r-ft-corpus": ("R-ft on corpus examples only", f"{_BASE} --set score.corpus_share=1"),
+    "r-ft-tasks": (
+        "R-ft on task examples only",
+        _beside("r-ft-tasks", "LM", "RETRIEVER", "DOCS", " --set score.corpus_share=0"),
+    ),
+    "r-ft-corpus": (
+        "R-ft on corpus examples only",
+        _beside("r-ft-corpus", "LM", "RETRIEVER", "DOCS", " --set score.corpus_share=1"),
+    ),
     "r-ft-both": ("R-ft of both encoders", "not offered: only the query encoder is tuned"),
-    "replug-contriever": ("base LM + Contriever", _RUN.format("LM", "contriever", "DOCS")),
+    "replug-contriever": (
+        "base LM + Contriever",
+        _beside("replug-contriever", "LM", "contriever", "DOCS"),
+    ),
     "replug-contriever-msmarco": (
         "base LM + Contriever tuned on MS MARCO",
-        _RUN.format("LM", "facebook/contriever-msmarco", "DOCS") + " --preset contriever",
+        _beside(
+            "replug-contriever-msmarco",
+            "LM",
+            "facebook/contriever-msmarco",
+            "DOCS",
+            " --preset contriever",
+        ),
     ),
-    "replug-cc": ("chunks of Common Crawl only", _RUN.format("LM", "RETRIEVER", "COMMON_CRAWL")),
-    "replug-wiki21": ("chunks of Wikipedia 2021", _RUN.format("LM", "RETRIEVER", "WIKI_2021")),
-    "replug-wiki21-infobox": (
-        "with its infoboxes",
-        _RUN.format("LM", "RETRIEVER", "WIKI_2021,INFOBOXES"),
-    ),
-    "replug-wiki18": ("chunks of Wikipedia 2018", _RUN.format("LM", "RETRIEVER", "psgs_w100.tsv")),
+    **{
+        f"replug-{name}": (what, _beside(f"replug-{name}", "LM", "RETRIEVER", corpus))
+        for name, what, corpus in (
+            ("cc", "chunks of Common Crawl only", "COMMON_CRAWL"),
+            ("wiki21", "chunks of Wikipedia 2021", "WIKI_2021"),
+            ("wiki21-infobox", "with its infoboxes", "WIKI_2021,INFOBOXES"),
+            ("wiki18", "chunks of Wikipedia 2018", "psgs_w100.tsv"),
+        )
+    },
     **{
         f"lm-ft-{size}": (
             f"LM-ft of a {size.upper()} LM + base retriever",
-            _RUN.format(f"LM_{size.upper()}", "RETRIEVER", "DOCS"),
+            _beside(f"lm-ft-{size}", f"LM_{size.upper()}", "RETRIEVER", "DOCS"),
         )
         for size in ("7b", "13b", "65b")
     },

@@ -25,6 +25,8 @@ class Task:
     # our split -> native files below the data folder: all of "A, B"; the first there of "A | B";
     # ZIP!PATTERN: members. Splits that share a file, "train eval", are told by its rows
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # file, or a part of its name -> what a copy below the data folder is, where it is not the set
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     hub: str = ""  # NAME[:CONFIG] on the Hugging Face hub, where no file lies here
     hub_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)  # ours -> the hub's
     date: str = ""  # of its answers, where the rows do not say it

@@ -56,7 +56,9 @@ def parse_task(spec: str) -> tuple[Task, str]:
     name, _, asked = spec.removeprefix(PREFIX).strip().partition(":")
     task = task_named(name)
     split = SPLIT_NAMES.get(asked, asked)
-    if asked and split not in task.splits:
+    # "validation" is our dev, but not of a set that has another split of the name dev
+    other = asked != split and task.hub_splits.get(split) == split
+    if asked and (split not in task.splits or other):
         raise InputError(f"task {name!r} has no split {asked!r} (it has: {', '.join(task.splits)})")
     return task, split
 
@@ -127,6 +129,13 @@ def local_files(task: Task, split: str) -> list[str]:
         if all(exists(archive_parts(path)[0]) for path in paths):
             return paths
     return []
+
+
+def notes(spec: str) -> list[str]:
+    """What the files here are that `task:NAME[:SPLIT]` reads, where they are not the set itself."""
+    task, asked = parse_task(spec)
+    read = local_files(task, asked or task.split)
+    return [note for part, note in task.notes.items() if any(path.endswith(part) for path in read)]
 
 
 def listing() -> Iterator[dict[str, Any]]:

@@ -159,8 +159,14 @@ def _cell(row: Mapping[str, Any], task: str) -> str:
     shown = f"{ours['value']:.1f} [{ours['low']:.0f}, {ours['high']:.0f}]" if ours else "-"
     if not paper:
         return shown
-    shown += f" / {paper['value']:.1f}{MARKS.get(paper['trust'], '')}"
+    shown += f" / {_printed(paper)}{MARKS.get(paper['trust'], '')}"
     return f"{shown} ({ours['value'] - paper['value']:+.1f})" if ours else shown
+
+
+def _printed(paper: Mapping[str, Any]) -> str:
+    """The paper's value; both, where copies of it disagree."""
+    low, high = paper.get("low"), paper.get("high")
+    return f"{paper['value']:.1f}" if low is None or low == high else f"{low:.1f} to {high:.1f}"
 
 
 def _average(row: Mapping[str, Any]) -> str:
@@ -227,9 +233,15 @@ def _missing(results: Mapping[str, Any], markdown: bool) -> list[str]:
         for row in results["rows"]
         if row["missing"]
     ]
+    copies = [
+        f"{name}: {'; '.join(task['notes'])}"
+        for name, task in results["tasks"].items()
+        if task.get("notes")
+    ]
     return [
         f"{title}:\n" + "\n".join(f"- {line}" for line in lines)
         for title, lines in (
+            ("What was read here", copies),
             ("Missing tasks", tasks + few),
             ("Cut to the LM's context, in the row that lost most", cut),
             ("Missing rows (their models may come from a variants file, one table a role)", rows),

@@ -16,7 +16,7 @@ from radit_ray.core.templates import (
     train_prompt,
 )
 from radit_ray.data.examples import first_example
-from radit_ray.data.tasks import data_folder, parse_task, sources
+from radit_ray.data.tasks import PREFIX, data_folder, local_files, notes, parse_task, sources
 
 CHUNK = ("{title of a retrieved chunk}", "{its text}")
 COLUMNS = ("name", "split", "category", "template", "query", "metric", "scoring", "data")
@@ -48,14 +48,27 @@ def tasks_text(entries: Iterable[Mapping[str, Any]]) -> str:
 
 def task_example(name: str) -> dict[str, Any]:
     """A task's spec, its first example, and every string that is made of it."""
-    task, _ = parse_task(name)
-    row = first_example(f"task:{name}")
+    name = name.removeprefix(PREFIX)
+    task, asked = parse_task(name)
+    split = asked or task.split
+    if not asked and not local_files(task, split):  # what lies here shows as well what it is like
+        split = next((other for other in task.splits if local_files(task, other)), split)
+    read = f"task:{task.name}:{split}" if split != task.split else f"task:{name}"
+    row = first_example(read)
     template = resolve_template(row)
     query = retrieval_query(row)
     chunk = CHUNK if query and template not in GOLD_CONTEXT else None
     found = {
-        "task": {**dataclasses.asdict(task), "template": template, "query": task.query},
-        "read_from": [source.path for source in sources(name)],
+        "task": {
+            **dataclasses.asdict(task),
+            "template": template,
+            "query": task.query,
+            "cap": task.cap,
+            "share": task.share,
+        },
+        "split": split,
+        "read_from": [source.path for source in sources(read)],
+        "notes": notes(read),
         "example": row,
         "query": query,
         "prompt": eval_prompt(row, chunk=chunk).text,
@@ -72,10 +85,12 @@ def example_text(found: Mapping[str, Any]) -> str:
     """`task_example` for people; what stands between the lines is exact."""
     task, row = found["task"], found["example"]
     facts = ("split", "category", "template", "metric", "scoring")
-    shown = {**task, "split": row["split"]}
+    shown = {**task, "split": found["split"]}
     parts = [
         f"{task['name']}: " + ", ".join(f"{name} {shown[name]}" for name in facts),
+        *_training(task),
         "read from " + ", ".join(found["read_from"]),
+        *(f"note: {note}" for note in found["notes"]),
         f"id {row['id']}",
         f"retrieval query: {found['query'] or 'none, nothing is retrieved'}",
         _framed("evaluation prompt", found["prompt"]),
@@ -87,6 +102,14 @@ def example_text(found: Mapping[str, Any]) -> str:
         parts.append(_framed("training prompt (seed 0)", found["training_prompt"]))
         parts.append(f"trained continuation: {' ' + found['training_answer']!r}")
     return "\n".join(parts)
+
+
+def _training(task: Mapping[str, Any]) -> list[str]:
+    """Which stages of the paper train with it, and how much of it they take."""
+    if not task["fine_tunes"]:
+        return []
+    amount = f"a share of {task['share']:.0%}" if task["share"] else f"capped at {task['cap']:,}"
+    return [f"the paper trains {' and '.join(task['fine_tunes'])} with it, {amount}"]
 
 
 def _framed(title: str, text: str) -> str:

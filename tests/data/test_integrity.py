@@ -113,7 +113,10 @@ def test_a_manifest_that_lost_its_shape_is_named(root: str) -> None:
     for damaged, expected in (
         ({**whole, "files": [{"name": file["name"]}]}, "is damaged: expected a list `files`"),
         ({**whole, "files": None}, "is damaged: expected a list `files`"),
-        ({n: v for n, v in whole.items() if n != "metrics"}, "is damaged: it lacks metrics"),
+        (
+            {n: v for n, v in whole.items() if n != "fingerprint"},
+            "is damaged: it lacks fingerprint",
+        ),
         ([whole], "format_version None, expected 1"),
     ):
         storage.write_json(path, damaged)
