@@ -112,6 +112,14 @@ class RunArgs:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeArgs(RunArgs):
+    """Of those alone: open questions have the options above too."""
+
+    # stop after this stage (chunk, embed, ...); without it, or with a later one, the run goes on
+    until: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldLmArgs:
     """Options of `radit world-lm`."""
 
@@ -276,13 +284,13 @@ def _run(arguments: Sequence[str]) -> None:
         arguments = ["own", "--help"]
     recipe = recipe_named(arguments[0])
     args = parse(
-        RunArgs,
+        RecipeArgs,
         joined(arguments[1:]),
         f"radit run {arguments[0]}",
         RECIPES[arguments[0]].__doc__ or "",
     )
     recipe = commands.changed(recipe, args)
-    commands.run(recipe, args.output, num_cpus=args.num_cpus, as_json=args.json)
+    commands.run(recipe, args.output, until=args.until, num_cpus=args.num_cpus, as_json=args.json)
 
 
 def joined(arguments: Sequence[str], name: str = "--set") -> list[str]:

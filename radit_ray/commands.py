@@ -25,18 +25,23 @@ if TYPE_CHECKING:
     from radit_ray.recipes import Recipe
 
 
-def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False) -> None:
-    """Runs a recipe into `output` (demo: runs/demo) and prints its tables."""
+def run(
+    recipe: Recipe, output: str, *, until: str = "", num_cpus: int = 0, as_json: bool = False
+) -> None:
+    """Runs a recipe into `output` (demo: runs/demo) and prints its tables; with `until` only as far
+    as that stage.
+    """
     output = output or ("runs/demo" if recipe.name == "demo" else "")
     recipe = prepared(recipe, output)
     from radit_ray.engines.connect import connect
     from radit_ray.pipeline import pipeline
-    from radit_ray.recipe_checks import check_inputs, check_recipe
+    from radit_ray.recipe_checks import check_inputs, check_recipe, check_until
     from radit_ray.report.table import render
     from radit_ray.report.writing import write_report
-    from radit_ray.runs import merge_seeds, seeded
+    from radit_ray.runs import Reached, merge_seeds, seeded
 
     check_recipe(recipe)
+    check_until(recipe, until)
     check_inputs(recipe)
     if recipe.name == "own" and not recipe.examples:
         print(
@@ -48,7 +53,13 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
     connect(num_cpus=num_cpus or None)
     runs, found = [], []
     for one, place in seeded(recipe, output):
-        found.append(pipeline(one, place))
+        place.until = until
+        try:
+            found.append(pipeline(one, place))
+        except Reached as stop:
+            done = {"stage": stop.name, "path": stop.path}
+            print(json.dumps(done) if as_json else f"{stop.name} is finished: {stop.path}")
+            return
         runs.append(place)
     results = merge_seeds(runs, found) if len(runs) > 1 and found[0]["variants"] else found[0]
     try:

@@ -152,13 +152,13 @@ def test_manifests_want_the_token_no_root_and_say_what_they_use(name: str) -> No
 
 def test_the_job_of_the_manifest_is_a_command_of_radit() -> None:
     from radit_ray import commands
-    from radit_ray.cli import RunArgs, joined
+    from radit_ray.cli import RecipeArgs, joined
     from radit_ray.options import parse
     from radit_ray.recipes import recipe_named
 
     words = manifest("rayjob")["spec"]["entrypoint"].split()
     assert words[:2] == ["radit", "run"]
-    args = parse(RunArgs, joined(words[3:]), "radit run")
+    args = parse(RecipeArgs, joined(words[3:]), "radit run")
     recipe = commands.changed(recipe_named(words[2]), args)
     gpus = [
         group["replicas"] * container["resources"]["limits"].get("nvidia.com/gpu", 0)

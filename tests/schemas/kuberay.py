@@ -1,4 +1,4 @@
-"""Writes kuberay.json.xz anew: python tests/schemas/kuberay.py RAYJOBS.yaml RAYSERVICES.yaml VERSION
+"""Writes kuberay.json.xz anew: python tests/schemas/kuberay.py JOBS.yaml SERVICES.yaml VERSION
 
 In: `ray.io_rayjobs.yaml` and `ray.io_rayservices.yaml` of KubeRay's
 helm-chart/kuberay-operator/crds/ (Apache-2.0). Out: {"source", "licence", "schemas": {kind:
