@@ -270,16 +270,32 @@ def tasks(name: str, *, as_json: bool = False) -> None:
     print(json.dumps(entries) if as_json else tasks_text(entries))
 
 
-def doctor() -> None:
-    """Prints what this machine offers and what is missing."""
-    from radit_ray.engines.doctor import findings
+def doctor(*, storage_uri: str = "", address: str = "", as_json: bool = False) -> bool:
+    """Prints what this machine, a storage and a cluster offer and what is missing, a line each;
+    whether nothing fails.
+    """
+    from radit_ray.engines.cluster_checks import address_findings, storage_findings
+    from radit_ray.engines.machine_checks import machine_findings
 
-    failed = False
-    for name, state, fix in findings():
-        failed |= bool(fix)
-        print(f"{'!!' if fix else 'ok'}  {name}: {state}{f'; {fix}' if fix else ''}")
+    found = []
+    for one in (
+        *((storage_findings(storage_uri),) if storage_uri else ()),
+        machine_findings(),
+        *((address_findings(address, storage_uri),) if address else ()),
+    ):
+        for finding in one:
+            found.append(finding)
+            if not as_json:
+                print(finding, flush=True)
+    if as_json:
+        print(json.dumps([{**dataclasses.asdict(one), "level": one.level} for one in found]))
+    failed = sum(one.failed for one in found)
     if failed:
-        raise InputError("something is missing, see the lines above")
+        print(
+            f"radit: {failed} of {len(found)} findings fail; each line ends with its fix",
+            file=sys.stderr,
+        )
+    return not failed
 
 
 def calibrate(file: str) -> None:

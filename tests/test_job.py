@@ -174,6 +174,21 @@ def test_the_cluster_refuses_requests_without_the_token(cluster: Cluster) -> Non
         assert answer.status == 200
 
 
+def test_doctor_asks_the_cluster_with_and_without_the_token(cluster: Cluster) -> None:
+    command = [sys.executable, "-m", "radit_ray.cli", "doctor", "--json", "--address", cluster.url]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "cwd": ROOT}
+    done = subprocess.run(command, env=cluster.environment, **options)
+    found = {(one["name"], one["level"]): one["state"] for one in json.loads(done.stdout)}
+    assert found["cluster token", "ok"] == "requests without it are refused (401)"
+    assert found["cluster Ray", "ok"].endswith("as here")
+    assert found["nodes", "ok"] == "1 alive, 2 CPUs, 0 GPUs"
+    stranger = cluster.environment | {"RAY_AUTH_TOKEN": "of another cluster"}
+    done = subprocess.run(command, env=stranger, **options)
+    assert done.returncode == 1
+    found = {(one["name"], one["level"]): one["fix"] for one in json.loads(done.stdout)}
+    assert "copy the head's ~/.ray/auth_token" in found["cluster token", "fail"]
+
+
 def test_a_submitted_job_makes_the_artifacts_of_radit_run(job: Path, own_run: Path) -> None:
     here, there = fingerprints(own_run), fingerprints(job)
     stages = {"chunk", "embed", "index", "retrieve", "lm-ft", "it", "score", "r-ft"}
