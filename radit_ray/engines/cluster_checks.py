@@ -179,7 +179,8 @@ def node_findings(address: str, shared: str) -> Iterator[Finding]:
     }
     seen = {}
     for node in nodes:
-        name = f"node {node['NodeManagerAddress']}"
+        # several nodes may stand on one machine: an address alone does not name one
+        name = f"node {node['NodeManagerAddress']} ({node['NodeID'][-6:]})"
         try:
             found = ray.get(asked[node["NodeID"]], timeout=NODE_S)
         except ray.exceptions.RayError as error:

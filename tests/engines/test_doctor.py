@@ -160,22 +160,26 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_fails_ends_with_1_and_json_holds_every_finding(tmp_path: Path) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{one.getsockname()[1]}"
     environment = {**os.environ, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
     environment.pop("RAY_AUTH_TOKEN", None)
-    command = [sys.executable, "-m", "radit_ray.cli", "doctor", "--json"]
+    command = [sys.executable, "-m", "radit_ray.cli", "doctor", "--address", nowhere, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     found = {one["name"]: one for one in json.loads(done.stdout)}
     assert (found["token"]["level"], found["token"]["failed"]) == ("fail", True)
     assert found["token"]["fix"] == "ray get-auth-token --generate"
+    assert found["cluster"]["level"] == "fail"
+    assert found["cluster"]["state"].startswith(f"no Ray at {nowhere} (")
     assert f" of {len(found)} findings fail" in done.stderr
     token_file(tmp_path, "0123456789abcdef", 0o600)
-    done = subprocess.run(
-        command[:-1], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [*command[:4], "--storage", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = {line[6:].partition(":")[0]: line[:4].strip() for line in done.stdout.splitlines()}
     assert lines["token"] == "ok"
-    assert set(lines) == set(found)
+    assert set(lines) == set(found) - {"cluster"} | {"storage"}
     assert done.returncode == ("fail" in lines.values())  # a disk of this machine may be full
 
 
@@ -218,16 +222,3 @@ def test_every_node_of_a_cluster_looks_at_itself(ray_cluster: None, tmp_path: Pa
     (node,) = (name for name in found if name.startswith("node ") and name.count(": ") == 0)
     assert found[node].state == "2 CPUs, 0 GPUs"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_no_cluster_is_told_at_once() -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    code = f"""
-from radit_ray.engines.cluster_checks import address_findings
-(one,) = address_findings("127.0.0.1:{port}")
-print(one)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"fail  cluster: no Ray at 127.0.0.1:{port} (")
