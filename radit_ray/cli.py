@@ -140,8 +140,8 @@ class DoctorArgs:
     """Options of `radit doctor`."""
 
     storage: str = ""  # a folder or URI that runs shall be written to
-    # a running cluster: http://HOST:8265 (asked from outside), or auto, HOST:6379, ray://HOST:10001
-    # (joined, and every node looks at itself)
+    # a running cluster: http://HOST:8265 (asked from outside), or auto, or HOST:6379 (joined, and
+    # every node looks at itself)
     address: str = ""
     calibrate: str = ""  # measure this machine's rates into a file for radit plan --rates instead
     json: bool = False  # print the findings as JSON

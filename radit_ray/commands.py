@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from radit_ray.demo_world import demo_inputs
 if TYPE_CHECKING:
     from radit_ray.challenge import ChallengeConfig
     from radit_ray.cli import RunArgs
+    from radit_ray.engines.machine_checks import Finding
     from radit_ray.engines.resources import Resources
     from radit_ray.recipes import Recipe
 
@@ -274,19 +276,30 @@ def doctor(*, storage_uri: str = "", address: str = "", as_json: bool = False) -
     """Prints what this machine, a storage and a cluster offer and what is missing, a line each;
     whether nothing fails.
     """
-    from radit_ray.engines.cluster_checks import address_findings, storage_findings
+    from radit_ray.engines.cluster_checks import (
+        address_findings,
+        check_address,
+        storage_findings,
+    )
     from radit_ray.engines.machine_checks import machine_findings
 
-    found = []
-    for one in (
-        *((storage_findings(storage_uri),) if storage_uri else ()),
-        machine_findings(),
-        *((address_findings(address, storage_uri),) if address else ()),
-    ):
-        for finding in one:
+    if address:
+        check_address(address)  # before anything is printed
+    found: list[Finding] = []
+
+    def look(findings: Iterable[Finding]) -> bool:
+        """Prints them as they come; whether none failed."""
+        start = len(found)
+        for finding in findings:
             found.append(finding)
             if not as_json:
                 print(finding, flush=True)
+        return not any(finding.failed for finding in found[start:])
+
+    usable = bool(storage_uri) and look(storage_findings(storage_uri))
+    look(machine_findings())
+    if address:
+        look(address_findings(address, storage_uri if usable else ""))
     if as_json:
         print(json.dumps([{**dataclasses.asdict(one), "level": one.level} for one in found]))
     failed = sum(one.failed for one in found)

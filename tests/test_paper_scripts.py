@@ -156,24 +156,35 @@ def test_a_stage_that_a_run_never_reaches_is_refused() -> None:
         check_until(own(), "lm-ft")
 
 
-@pytest.mark.ray
-def test_a_run_stops_after_a_stage_and_goes_on_from_there(
-    own_run: Path,
+@pytest.fixture(scope="module")
+def stopped(
+    ray_cluster: None,
     own_world: dict[str, str],
     tiny_models: tuple[str, str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    recipe = own(examples="qa.jsonl")
-    assert all((own_run / name / "manifest.json").exists() for name in stages_of(recipe))
-    arguments = arguments_of(own_world, tiny_models, tmp_path)
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run that was told to stop after embed, and then to go on and stop after index."""
+    folder = tmp_path_factory.mktemp("stopped")
     for until in ("embed", "index"):
-        assert radit("run", *arguments, "--until", until) == 0
-        path = capsys.readouterr().out.strip().removeprefix(f"{until} is finished: ")
-        made, whole = read_manifest(path), read_manifest(str(own_run / until))
-        assert made is not None
+        assert radit("run", *arguments_of(own_world, tiny_models, folder), "--until", until) == 0
+        assert (folder / until / "manifest.json").exists()
+        assert until == "index" or not (folder / "index").exists()
+    return folder
+
+
+@pytest.mark.ray
+def test_a_run_stops_after_a_stage_and_goes_on_from_there(stopped: Path) -> None:
+    made = [path.name.rpartition("-")[0] for path in (stopped / "artifacts").iterdir()]
+    assert sorted(made) == ["chunk", "embed", "index"]  # each once
+    assert not (stopped / "results.json").exists()
+
+
+@pytest.mark.ray
+def test_what_a_stopped_run_made_is_what_the_whole_run_makes(stopped: Path, own_run: Path) -> None:
+    names = stages_of(own(examples="qa.jsonl"))
+    assert all((own_run / name / "manifest.json").exists() for name in names)
+    for name in ("chunk", "embed", "index"):
+        here, whole = read_manifest(str(stopped / name)), read_manifest(str(own_run / name))
+        assert here is not None
         assert whole is not None
-        assert made["fingerprint"] == whole["fingerprint"]
-    stages = {path.name.rpartition("-")[0] for path in (tmp_path / "artifacts").iterdir()}
-    assert stages == {"chunk", "embed", "index"}  # each once
-    assert not (tmp_path / "results.json").exists()
+        assert here["fingerprint"] == whole["fingerprint"]

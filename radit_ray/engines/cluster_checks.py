@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 import urllib.error
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from radit_ray.core.errors import InputError
@@ -30,6 +32,7 @@ from radit_ray.engines.machine_checks import Finding, machine_findings
 
 PAYLOAD = b"radit doctor\n" * 80_000  # a megabyte, so that it takes a measurable time
 ANSWER_S, NODE_S = 10.0, 120.0  # waiting for the dashboard, and for a node's own look
+SCHEMES = ("http://", "https://")
 Answer = tuple[int, Any]  # HTTP status, JSON
 
 
@@ -73,14 +76,19 @@ def address_findings(address: str, shared: str = "") -> Iterator[Finding]:
     """A running cluster, through its job API or by joining it; `shared`: the storage its nodes must
     all see.
     """
-    if address.startswith(("http://", "https://")):
+    check_address(address)
+    if address.startswith(SCHEMES):
         yield from job_api_findings(address.rstrip("/"))
-    elif "://" in address and not address.startswith("ray://"):
-        raise InputError(
-            f"--address {address}: expected http://HOST:8265, HOST:6379, ray://HOST:10001 or auto"
-        )
     else:
         yield from node_findings(address, shared)
+
+
+def check_address(address: str) -> None:
+    """InputError where it is none of the three forms."""
+    if address.startswith(SCHEMES):
+        return
+    if address != "auto" and not re.fullmatch(r"[\w.\-\[\]:]+:\d{1,5}", address):
+        raise InputError(f"--address {address}: expected http://HOST:8265, HOST:6379 or auto")
 
 
 def job_api_findings(url: str) -> Iterator[Finding]:
@@ -155,13 +163,13 @@ def _same_ray(theirs: dict[str, str]) -> Finding:
 def node_findings(address: str, shared: str) -> Iterator[Finding]:
     """Joins the cluster and lets every node look at itself; what is well is one line a node."""
     if not ray.is_initialized():
-        host, colon, port = address.removeprefix("ray://").rpartition(":")
+        host, colon, port = address.rpartition(":")
         try:
             if colon:  # a closed port is known at once; Ray itself would try for a minute
-                socket.create_connection((host, int(port)), ANSWER_S).close()
+                socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
             os.environ["RAY_ADDRESS"] = address
             connect()
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, OverflowError, RayError) as error:
             reason = " ".join(str(error).split())[:200]
             fix = "start one (`ray start --head`), or name one that runs"
             yield Finding("cluster", f"no Ray at {address} ({reason})", fix, failed=True)
@@ -183,7 +191,7 @@ def node_findings(address: str, shared: str) -> Iterator[Finding]:
         name = f"node {node['NodeManagerAddress']} ({node['NodeID'][-6:]})"
         try:
             found = ray.get(asked[node["NodeID"]], timeout=NODE_S)
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             reason = str(error).strip().splitlines()[-1]
             fix = "look at that node's logs (/tmp/ray/session_latest/logs)"
             yield Finding(name, f"cannot run a task ({reason})", fix, failed=True)

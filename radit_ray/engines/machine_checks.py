@@ -61,7 +61,7 @@ def machine_findings(*, ports: bool = True) -> Iterator[Finding]:
     yield from faiss_findings(installed)
     yield from device_findings()
     yield from disk_findings("disk here", ".")
-    spill = os.environ.get("RAY_TMPDIR") or os.environ.get("RAY_TEMP_DIR") or "/tmp"
+    spill = os.environ.get("RAY_TMPDIR") or "/tmp"
     yield from disk_findings("disk of Ray's spill", os.path.join(spill, "ray"), spill=True)
     yield from memory_findings()
     yield from token_findings(os.environ, Path.home())

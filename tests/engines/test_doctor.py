@@ -150,6 +150,7 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, said in (
         (("--storage", "nowhere://x"), "expected a folder or a URI"),
         (("--address", "ftp://x"), "expected http://HOST:8265"),
+        (("--address", "head"), "expected http://HOST:8265"),
         (("--adress", "auto"), "--adress"),
         (("now",), "now"),
     ):
