@@ -176,6 +176,10 @@ def test_the_endpoint_of_the_manifest_is_one_that_serve_and_radit_take() -> None
     there = yaml.safe_load((ROOT / "jobs" / "serve.yaml").read_text())["applications"][0]
     assert application.import_path == there["import_path"]
     served = TypeAdapter(ServeConfig).validate_python(application.args)
+    (group,) = manifest("rayservice")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    needed = len(served.variants) * served.lm.replicas * served.lm.gpus  # an LM of its own each
+    assert needed <= group["replicas"] * worker["resources"]["limits"]["nvidia.com/gpu"]
     # on an address of the pod nobody is answered without a token, and the pod has the file
     assert config["http_options"]["host"] == "0.0.0.0"
     for pod in list(pods(manifest("rayservice"))):
