@@ -56,7 +56,8 @@ whole runs
   radit predictions RUN VARIANT --output FILE
                    one variant's answers as JSONL, Parquet, or KILT's prediction format
   radit tasks      the question sets known by name; radit tasks NAME shows one example of it
-  radit doctor     what this machine offers and what is missing
+  radit doctor [--storage URI] [--address CLUSTER]
+                   what this machine, a storage or a cluster offers, and what to mend
 
 the paper's tables, and more
   radit evaluate --suite NAME --variants RUN --output DIR
@@ -112,6 +113,14 @@ class RunArgs:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeArgs(RunArgs):
+    """Of those alone: open questions have the options above too."""
+
+    # stop after this stage (chunk, embed, ...); without it, or with a later one, the run goes on
+    until: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldLmArgs:
     """Options of `radit world-lm`."""
 
@@ -124,6 +133,18 @@ class WorldLmArgs:
     snapshot: int = 1  # 1 or 2, which of the world's two dates
     world: WorldConfig = dataclasses.field(default_factory=WorldConfig)
     json: bool = False  # print world_lm.json instead of a summary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorArgs:
+    """Options of `radit doctor`."""
+
+    storage: str = ""  # a folder or URI that runs shall be written to
+    # a running cluster: http://HOST:8265 (asked from outside), or auto, or HOST:6379 (joined, and
+    # every node looks at itself)
+    address: str = ""
+    calibrate: str = ""  # measure this machine's rates into a file for radit plan --rates instead
+    json: bool = False  # print the findings as JSON
 
 
 def main() -> None:
@@ -276,13 +297,13 @@ def _run(arguments: Sequence[str]) -> None:
         arguments = ["own", "--help"]
     recipe = recipe_named(arguments[0])
     args = parse(
-        RunArgs,
+        RecipeArgs,
         joined(arguments[1:]),
         f"radit run {arguments[0]}",
         RECIPES[arguments[0]].__doc__ or "",
     )
     recipe = commands.changed(recipe, args)
-    commands.run(recipe, args.output, num_cpus=args.num_cpus, as_json=args.json)
+    commands.run(recipe, args.output, until=args.until, num_cpus=args.num_cpus, as_json=args.json)
 
 
 def joined(arguments: Sequence[str], name: str = "--set") -> list[str]:
@@ -335,16 +356,14 @@ def _world_lm(arguments: Sequence[str]) -> None:
 
 
 def _doctor(arguments: Sequence[str]) -> None:
+    about = "Looks at this machine, a storage and a cluster: ok, warn or fail, and the fix."
+    args = parse(DoctorArgs, arguments, "radit doctor", about)
     from radit_ray.commands import calibrate, doctor
 
-    if not arguments:
-        doctor()
-    elif len(arguments) == 2 and arguments[0] == "--calibrate":
-        calibrate(arguments[1])
-    else:
-        raise InputError(
-            "usage: radit doctor, or radit doctor --calibrate FILE (rates for radit plan --rates)"
-        )
+    if args.calibrate:
+        calibrate(args.calibrate)
+    elif not doctor(storage_uri=args.storage, address=args.address, as_json=args.json):
+        raise SystemExit(1)  # what to mend is printed; it is no failed run with a traceback
 
 
 if __name__ == "__main__":

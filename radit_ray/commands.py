@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +22,28 @@ from radit_ray.demo_world import demo_inputs
 if TYPE_CHECKING:
     from radit_ray.challenge import ChallengeConfig
     from radit_ray.cli import RunArgs
+    from radit_ray.engines.machine_checks import Finding
     from radit_ray.engines.resources import Resources
     from radit_ray.recipes import Recipe
 
 
-def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False) -> None:
-    """Runs a recipe into `output` (demo: runs/demo) and prints its tables."""
+def run(
+    recipe: Recipe, output: str, *, until: str = "", num_cpus: int = 0, as_json: bool = False
+) -> None:
+    """Runs a recipe into `output` (demo: runs/demo) and prints its tables; with `until` only as far
+    as that stage.
+    """
     output = output or ("runs/demo" if recipe.name == "demo" else "")
     recipe = prepared(recipe, output)
     from radit_ray.engines.connect import connect
     from radit_ray.pipeline import pipeline
-    from radit_ray.recipe_checks import check_inputs, check_recipe
+    from radit_ray.recipe_checks import check_inputs, check_recipe, check_until
     from radit_ray.report.table import render
     from radit_ray.report.writing import write_report
-    from radit_ray.runs import merge_seeds, seeded
+    from radit_ray.runs import Reached, merge_seeds, seeded
 
     check_recipe(recipe)
+    check_until(recipe, until)
     check_inputs(recipe)
     if recipe.name == "own" and not recipe.examples:
         print(
@@ -48,7 +55,13 @@ def run(recipe: Recipe, output: str, *, num_cpus: int = 0, as_json: bool = False
     connect(num_cpus=num_cpus or None)
     runs, found = [], []
     for one, place in seeded(recipe, output):
-        found.append(pipeline(one, place))
+        place.until = until
+        try:
+            found.append(pipeline(one, place))
+        except Reached as stop:
+            done = {"stage": stop.name, "path": stop.path}
+            print(json.dumps(done) if as_json else f"{stop.name} is finished: {stop.path}")
+            return
         runs.append(place)
     results = merge_seeds(runs, found) if len(runs) > 1 and found[0]["variants"] else found[0]
     try:
@@ -259,16 +272,43 @@ def tasks(name: str, *, as_json: bool = False) -> None:
     print(json.dumps(entries) if as_json else tasks_text(entries))
 
 
-def doctor() -> None:
-    """Prints what this machine offers and what is missing."""
-    from radit_ray.engines.doctor import findings
+def doctor(*, storage_uri: str = "", address: str = "", as_json: bool = False) -> bool:
+    """Prints what this machine, a storage and a cluster offer and what is missing, a line each;
+    whether nothing fails.
+    """
+    from radit_ray.engines.cluster_checks import (
+        address_findings,
+        check_address,
+        storage_findings,
+    )
+    from radit_ray.engines.machine_checks import machine_findings
 
-    failed = False
-    for name, state, fix in findings():
-        failed |= bool(fix)
-        print(f"{'!!' if fix else 'ok'}  {name}: {state}{f'; {fix}' if fix else ''}")
+    if address:
+        check_address(address)  # before anything is printed
+    found: list[Finding] = []
+
+    def look(findings: Iterable[Finding]) -> bool:
+        """Prints them as they come; whether none failed."""
+        start = len(found)
+        for finding in findings:
+            found.append(finding)
+            if not as_json:
+                print(finding, flush=True)
+        return not any(finding.failed for finding in found[start:])
+
+    usable = bool(storage_uri) and look(storage_findings(storage_uri))
+    look(machine_findings())
+    if address:
+        look(address_findings(address, storage_uri if usable else ""))
+    if as_json:
+        print(json.dumps([{**dataclasses.asdict(one), "level": one.level} for one in found]))
+    failed = sum(one.failed for one in found)
     if failed:
-        raise InputError("something is missing, see the lines above")
+        print(
+            f"radit: {failed} of {len(found)} findings fail; each line ends with its fix",
+            file=sys.stderr,
+        )
+    return not failed
 
 
 def calibrate(file: str) -> None:

@@ -93,6 +93,34 @@ def check_recipe(recipe: Recipe) -> None:
     list_corpus_files(recipe.corpus)
 
 
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages of a run's first cycle, in the order of `pipeline`."""
+    lexical, more = recipe.retriever == LEXICAL, recipe.cycles > 1
+    tuned = recipe.cycles > 0
+    chosen = {
+        "chunk": True,
+        "embed": not lexical,
+        "index": True,
+        "retrieve": True,
+        "lm-ft": tuned and bool(recipe.examples),
+        "it": tuned and bool(recipe.examples and {"it", "it-retrieval"} & set(recipe.variants)),
+        "score": tuned,
+        "r-ft": tuned and not lexical,
+        "retrieve-tuned": tuned and not lexical and bool(recipe.examples or more),
+        "evaluate": bool(recipe.examples),
+    }
+    return [name for name, there in chosen.items() if there]
+
+
+def check_until(recipe: Recipe, until: str) -> None:
+    """InputError where a run would never come to that stage, and so would not stop."""
+    *names, last = stages_of(recipe)
+    if until == last:
+        raise InputError(f"--until {until}: that is the whole run; leave --until out")
+    if until and until not in names:
+        raise InputError(f"--until {until!r} is no stage of this run{nearest(until, names)}")
+
+
 def _check_lexical(recipe: Recipe) -> None:
     if not recipe.examples:
         raise InputError(f"without examples a run is R-ft alone, and {NO_R_FT}; give --examples")

@@ -31,6 +31,14 @@ from radit_ray.stages.index import IndexConfig
 from radit_ray.stages.lm_ft import LmFtConfig
 
 
+class Reached(Exception):  # noqa: N818 - it is no error
+    """The stage that `--until` names is finished; what follows is another command's work."""
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(name, path)
+        self.name, self.path = name, path
+
+
 class Run:
     """Names and places for one recipe; the stages do the work."""
 
@@ -40,6 +48,7 @@ class Run:
         self.artifacts = artifacts  # their folder, relative to the run's
         self.command = ""  # of the process this run is for, where it is not this one
         self.history = ""  # where the first cycle's looks at dev are shown, "" = nowhere
+        self.until = ""  # the stage after which the run stops with `Reached`, "" = none
         self.evaluated = ""
         self.needed = set(recipe.variants)
         self.prefix = ""
@@ -65,6 +74,8 @@ class Run:
         make_link(storage.join(self.folder, f"{self.prefix}{name}"), artifact.path)
         if name == "score" and not self.t_r:
             self.t_r = float(artifact.metrics.get("t_r", 0.0))
+        if name == self.until:
+            raise Reached(name, artifact.path)
         return artifact.path
 
     def artifact(self, function: Callable[..., Artifact], config: Any, **inputs: str) -> Artifact:

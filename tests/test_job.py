@@ -5,12 +5,10 @@ uploaded. The cluster is a real one of two CPUs with ports, token and folder of 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,16 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from head import BIN, START_S, clean_environment, free_ports, ray, stop, wait_for_port
 from own import arguments_of
 
 import radit_ray
 
 pytestmark = pytest.mark.ray
 ROOT = Path(radit_ray.__file__).parent.parent
-BIN = Path(sys.executable).parent
-START_S = 90.0  # a cluster on two busy cores; 15 s on idle ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,60 +60,6 @@ def cluster() -> Iterator[Cluster]:
             stop(head)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def clean_environment() -> dict[str, str]:
-    """Ours without another Ray's variables; a job's `python` is the first one on PATH."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def wait_for_port(port: int, head: subprocess.Popen[bytes]) -> None:
-    """Returns once something listens; fails when the head has ended or the time is up."""
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and head.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"ray start did not come up (exit code {head.poll()})")
-
-
-def stop(head: subprocess.Popen[bytes]) -> None:
-    """Ends the head and its descendants alone: `ray stop` would end every Ray of this machine."""
-    family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-    head.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(2)
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(family, timeout=10)
-    if head.poll() is None:
-        head.kill()
-        head.wait(10)
-
-
-def ray(
-    arguments: list[str], environment: dict[str, str], **options: object
-) -> subprocess.CompletedProcess[str]:
-    """The `ray` command of this environment."""
-    return subprocess.run(
-        [str(BIN / "ray"), *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,  # type: ignore[call-overload]
-    )
 
 
 def submit(cluster: Cluster, folder: Path, entry: list[str]) -> str:
@@ -172,6 +114,21 @@ def test_the_cluster_refuses_requests_without_the_token(cluster: Cluster) -> Non
     request.add_header("Authorization", f"Bearer {token}")
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.status == 200
+
+
+def test_doctor_asks_the_cluster_with_and_without_the_token(cluster: Cluster) -> None:
+    command = [sys.executable, "-m", "radit_ray.cli", "doctor", "--json", "--address", cluster.url]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "cwd": ROOT}
+    done = subprocess.run(command, env=cluster.environment, **options)
+    found = {(one["name"], one["level"]): one["state"] for one in json.loads(done.stdout)}
+    assert found["cluster token", "ok"] == "requests without it are refused (401)"
+    assert found["cluster Ray", "ok"].endswith("as here")
+    assert found["nodes", "ok"] == "1 alive, 2 CPUs, 0 GPUs"
+    stranger = cluster.environment | {"RAY_AUTH_TOKEN": "of another cluster"}
+    done = subprocess.run(command, env=stranger, **options)
+    assert done.returncode == 1
+    found = {(one["name"], one["level"]): one["fix"] for one in json.loads(done.stdout)}
+    assert "copy the head's ~/.ray/auth_token" in found["cluster token", "fail"]
 
 
 def test_a_submitted_job_makes_the_artifacts_of_radit_run(job: Path, own_run: Path) -> None:

@@ -8,9 +8,11 @@ import dataclasses
 import hashlib
 import ipaddress
 import os
+from typing import Any, ClassVar
 
 from radit_ray.core.errors import InputError
 
+STRICT: dict[str, Any] = {"extra": "forbid"}  # pydantic: a misspelt field of jobs/serve.yaml is one
 MIN_TOKEN = 16  # characters: a token is a secret that nobody should be able to guess
 NAME = "radit"  # of the Serve application
 
@@ -21,6 +23,7 @@ class Limits:
     `schemas.py`.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     body_bytes: int = 1_000_000  # of a request; more: 413
     in_flight: int = 64  # requests accepted and unfinished, a gateway; more: 429
     body_s: float = 10.0  # for a request's body to arrive; more: 408
@@ -32,6 +35,7 @@ class Limits:
 class Scale:
     """Size of one deployment; with max_replicas > replicas Serve scales it by its queue."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     replicas: int = 1
     max_replicas: int = 0
     cpus: float = 0.0  # of one replica
@@ -47,6 +51,7 @@ class Scale:
 class ServeConfig:
     """One endpoint. Fields are those of `radit serve` and of `args` in jobs/serve.yaml."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     run: str  # folder of a finished run
     # the first one answers where a request names none; () = radit beside replug, else the last
     variants: tuple[str, ...] = ()

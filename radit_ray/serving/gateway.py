@@ -10,7 +10,7 @@ import asyncio
 import os
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from ray import serve
 from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
@@ -69,9 +69,8 @@ def application(config: ServeConfig) -> Application:
 
 def deploy(arguments: dict[str, Any]) -> Application:
     """`args` of jobs/serve.yaml: the fields of `ServeConfig`."""
-    kind: TypeAdapter[ServeConfig] = TypeAdapter(ServeConfig, config=ConfigDict(extra="forbid"))
     try:
-        return application(kind.validate_python(arguments))
+        return application(TypeAdapter(ServeConfig).validate_python(arguments))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
