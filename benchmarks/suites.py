@@ -47,7 +47,9 @@ def run_all(run: str, output: str, file: str) -> None:
             print(f"failed with {done.returncode}: {command}", file=sys.stderr)
             continue
         found = storage.read_json(f"{output}/{suite}/suite.json")
-        del found["pairs"]  # paths of the machine it ran on
+        for pair in found["pairs"].values():
+            for name in ("lm", "query_encoder", "index"):
+                del pair[name]  # paths of the machine it ran on; how it was asked stays
         for task in found["tasks"].values():
             task["missing"] = task["missing"].replace(data_folder(), "$RADIT_DATA")
         wall = time.monotonic() - start
