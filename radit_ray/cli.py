@@ -27,6 +27,7 @@ from radit_ray.options import one_line, parse
 
 STAGES = {  # command -> its inputs, in the order of the method
     "chunk": ("corpus",),
+    "dedup": ("chunks",),
     "embed": ("chunks",),
     "index": ("embeddings",),
     "retrieve": ("examples", "index"),
@@ -77,6 +78,7 @@ the demo's world
 
 the stages, one by one (each resumes; each writes an artifact with a manifest)
   radit chunk      raw corpus files -> chunks of at most 200 words
+  radit dedup      chunks -> those that are no copies, exact or near (optional)
   radit embed      chunks -> vectors (base retriever)
   radit index      vectors -> FAISS shards
   radit retrieve   questions -> their best chunks, with scores

@@ -104,7 +104,7 @@ def test_no_stage_imports_another() -> None:
     stage_of = {
         s: min((t for t in stems if s == t or s.startswith(f"{t}_")), key=len) for s in stems
     }
-    assert len(set(stage_of.values())) == 8
+    assert len(set(stage_of.values())) == 9
     for path in files("stages"):
         found = {
             name.split(".")[2] for name in imports(path) if name.startswith("radit_ray.stages.")

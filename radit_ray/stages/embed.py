@@ -1,6 +1,6 @@
 """embed: chunks -> one vector each, float16, by the base retriever's chunk encoder.
 
-In: a chunk artifact. Out: its shards with a column `embedding` (fixed-size list of float16, width
+In: a chunk or dedup artifact. Out: its shards with a column `embedding` (fixed-size list of float16, width
 D), so that everything an index or R-ft needs of a chunk lies in one place. Only the query encoder
 is ever tuned (paper, section 2.3), so this runs once.
 
@@ -53,7 +53,7 @@ def embed(
     unknown retriever or preset.
     """
     inputs = {
-        "chunks": artifact_input(chunks, "chunk"),
+        "chunks": artifact_input(chunks, ("chunk", "dedup")),
         "retriever": retriever_input(config.retriever, config.preset),
     }
     config = dataclasses.replace(
