@@ -57,6 +57,8 @@ whole runs
   radit predictions RUN VARIANT --output FILE
                    one variant's answers as JSONL, Parquet, or KILT's prediction format
   radit tasks      the question sets known by name; radit tasks NAME shows one example of it
+  radit overlap --examples QA [--train QA] [--corpus DOCS]
+                   what evaluation questions share with training questions and with a corpus
   radit doctor     what this machine offers and what is missing
 
 the paper's tables, and more
@@ -169,6 +171,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "few-shot": results.few_shot,
         "sweep": _sweep,
         "plan": results.plan,
+        "overlap": _overlap,
     }
     if command == "evaluate" and any(word.split("=")[0] == "--suite" for word in rest):
         results.suite(rest)
@@ -334,6 +337,12 @@ def _world_lm(arguments: Sequence[str]) -> None:
     from radit_ray import demo_world
 
     demo_world.world_lm(args, command=shlex.join(["radit", "world-lm", *arguments]))
+
+
+def _overlap(arguments: Sequence[str]) -> None:
+    from radit_ray import overlap_command
+
+    overlap_command.command(arguments)
 
 
 def _doctor(arguments: Sequence[str]) -> None:

@@ -137,7 +137,8 @@ def first_of_equal(hash_N: NDArray[np.generic]) -> Positions:
     [0, 1, 0]
     """
     _, first, inverse = np.unique(hash_N, return_index=True, return_inverse=True)
-    return first.astype(np.int64)[inverse]
+    found: Positions = first.astype(np.int64)[inverse]
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """MinHash signatures of shingle sets, by datasketch: the one module that knows that package.
 
-    signatures([shingles(words(text), 5)], num_perm=128, seed=0)  ->  (N, num_perm) uint32
+signatures([shingles(words(text), 5)], num_perm=128, seed=0)  ->  (N, num_perm) uint32
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from radit_ray.data.work import Work
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models import minhash
-from radit_ray.stages.dedup_pairs import Near, Sketching, compare, sketch
+from radit_ray.stages.dedup_pairs import Sketching, compare, sketch
 
 VERSION = 1
 ACTIONS = ("drop", "mark")
