@@ -121,7 +121,18 @@ def dedup(
             "rows": how.rows,
             **counts,
         }
-        return work.finish(resources=resources, metrics=metrics)
+        return work.finish(resources=resources, metrics=metrics, cost=_cost(work, scratch))
+
+
+def _cost(work: Work[DedupConfig], scratch: str) -> dict[str, float]:
+    """Seconds and memory of all workers, those whose results are scratch among them."""
+    names = [name for name in storage.list_files(scratch) if "/committed/" in name]
+    sidecars = [storage.read_json(storage.join(scratch, name)) for name in names]
+    stats = [sidecar["stats"] for sidecar in (*sidecars, *work.committed().values())]
+    return {
+        "device_s": sum(s["device_s"] for s in stats),
+        "peak_memory_bytes": max(s["peak_memory_bytes"] for s in stats),
+    }
 
 
 def _write_map(
