@@ -114,7 +114,7 @@ def compare(
         label="dedup: compare",
         unit="band",
         gpu=False,
-        worker_bytes=64.0 * len(first_N),
+        worker_bytes=66.0 * len(first_N),
     )
     pairs = [pair for path in paths for pair in _pairs_of(read_shard(path))]
     stats = [storage.read_json(_sidecar(path))["stats"] for path in paths]
