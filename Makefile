@@ -1,4 +1,4 @@
-# Every target sets up what it needs: a virtual environment in .venv with this package and the extras bm25, cpu, demo, plots, dev.
+# Every target sets up what it needs: a virtual environment in .venv with this package and the extras bm25, cpu, dedup, demo, plots, dev.
 PYTHON ?= python3
 RUN = OMP_NUM_THREADS=1 .venv/bin/python -m
 TIER = not slow and not data and not gpu
@@ -31,5 +31,5 @@ clean: ; rm -rf .venv .venv.tmp .venv.lm-eval build dist *.egg-info .pytest_cach
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@test ! -e .venv.tmp && .venv/bin/python -m pip --version >/dev/null 2>&1 || { mkdir -p .venv.tmp && $(PYTHON) -m venv --clear .venv; }
 	@mkdir -p .venv.tmp
-	.venv/bin/python -m pip install --quiet --editable '.[bm25,cpu,demo,plots,dev]'
+	.venv/bin/python -m pip install --quiet --editable '.[bm25,cpu,dedup,demo,plots,dev]'
 	@touch $@ && rmdir .venv.tmp

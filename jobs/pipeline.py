@@ -12,6 +12,7 @@ from typing import Any
 from radit_ray.recipes import Recipe
 from radit_ray.runs import Run
 from radit_ray.stages.chunk import chunk
+from radit_ray.stages.dedup import dedup
 from radit_ray.stages.embed import embed
 from radit_ray.stages.evaluate import evaluate
 from radit_ray.stages.index import index
@@ -26,6 +27,8 @@ def pipeline(recipe: Recipe, run: Run) -> dict[str, Any]:
     # The corpus side, once: only the query encoder is ever tuned, so no vector changes later
     # (section 2.3).
     chunks = run.stage(chunk, recipe.chunk, corpus=recipe.corpus)
+    if recipe.deduplicate:
+        chunks = run.stage(dedup, recipe.dedup, chunks=chunks)
     # (BM25, a reference of ours, searches the words themselves.)
     embeddings = chunks if run.lexical else run.stage(embed, recipe.embed, chunks=chunks)
     run.index = run.stage(index, recipe.index, embeddings=embeddings)

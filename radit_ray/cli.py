@@ -27,6 +27,7 @@ from radit_ray.options import one_line, parse
 
 STAGES = {  # command -> its inputs, in the order of the method
     "chunk": ("corpus",),
+    "dedup": ("chunks",),
     "embed": ("chunks",),
     "index": ("embeddings",),
     "retrieve": ("examples", "index"),
@@ -56,6 +57,8 @@ whole runs
   radit predictions RUN VARIANT --output FILE
                    one variant's answers as JSONL, Parquet, or KILT's prediction format
   radit tasks      the question sets known by name; radit tasks NAME shows one example of it
+  radit overlap --examples QA [--train QA] [--corpus DOCS]
+                   what evaluation questions share with training questions and with a corpus
   radit doctor [--storage URI] [--address CLUSTER]
                    what this machine, a storage or a cluster offers, and what to mend
 
@@ -78,6 +81,7 @@ the demo's world
 
 the stages, one by one (each resumes; each writes an artifact with a manifest)
   radit chunk      raw corpus files -> chunks of at most 200 words
+  radit dedup      chunks -> those that are no copies, exact or near (optional)
   radit embed      chunks -> vectors (base retriever)
   radit index      vectors -> FAISS shards
   radit retrieve   questions -> their best chunks, with scores
@@ -188,6 +192,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         "few-shot": results.few_shot,
         "sweep": _sweep,
         "plan": results.plan,
+        "overlap": _overlap,
     }
     if command == "evaluate" and any(word.split("=")[0] == "--suite" for word in rest):
         results.suite(rest)
@@ -353,6 +358,12 @@ def _world_lm(arguments: Sequence[str]) -> None:
     from radit_ray import demo_world
 
     demo_world.world_lm(args, command=shlex.join(["radit", "world-lm", *arguments]))
+
+
+def _overlap(arguments: Sequence[str]) -> None:
+    from radit_ray import overlap_command
+
+    overlap_command.command(arguments)
 
 
 def _doctor(arguments: Sequence[str]) -> None:

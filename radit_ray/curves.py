@@ -18,6 +18,7 @@ from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.measuring import Rows, mean_over_seeds, measure, read_predictions
 from radit_ray.runs import Run
 from radit_ray.stages.chunk import chunk
+from radit_ray.stages.dedup import dedup
 from radit_ray.stages.embed import embed
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 from radit_ray.stages.index import index
@@ -82,6 +83,8 @@ def views(run: Run, curve: Curve) -> list[View]:
         found = []
         for corpus in curve.values:
             chunks = run.artifact(chunk, run.recipe.chunk, corpus=corpus).path
+            if run.recipe.deduplicate:
+                chunks = run.artifact(dedup, run.recipe.dedup, chunks=chunks).path
             embeddings = chunks
             if not run.lexical:
                 embeddings = run.artifact(embed, run.recipe.embed, chunks=chunks).path

@@ -12,6 +12,7 @@ from radit_ray.engines.references import local_model, model_input, retriever_inp
 from radit_ray.models.presets import LEXICAL
 from radit_ray.models.weights import require_weights
 from radit_ray.recipes import Recipe
+from radit_ray.stages.dedup import check_dedup
 from radit_ray.stages.lm_ft import check_lm_ft
 from radit_ray.stages.r_ft import check_r_ft
 
@@ -85,6 +86,8 @@ def check_recipe(recipe: Recipe) -> None:
             raise InputError(
                 f"recipe {recipe.name!r} needs --{name}; give a path or a Hugging Face id"
             )
+    if recipe.deduplicate:
+        check_dedup(recipe.dedup)
     check_lm_ft(recipe.lm_ft)
     check_r_ft(recipe.r_ft)
     # a wrong model or path must not show only after the corpus has been embedded

@@ -20,6 +20,7 @@ from radit_ray.data.world import CHUNK_WORDS, WorldConfig
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.variants import Variant
 from radit_ray.stages.chunk import ChunkConfig
+from radit_ray.stages.dedup import DedupConfig
 from radit_ray.stages.embed import EmbedConfig
 from radit_ray.stages.evaluate import EvaluateConfig
 from radit_ray.stages.index import IndexConfig
@@ -80,6 +81,8 @@ class Recipe:
     cycles: int = 1
     cycle_init: str = "base"  # later cycles start from the "base" weights or the "previous" ones
     chunk: ChunkConfig = ChunkConfig()
+    deduplicate: bool = False  # drop or mark copies of chunks before they are embedded
+    dedup: DedupConfig = DedupConfig()
     embed: EmbedConfig = EmbedConfig()
     index: IndexConfig = IndexConfig()
     retrieve: RetrieveConfig = RetrieveConfig()

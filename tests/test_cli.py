@@ -48,7 +48,17 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_tells_the_story_and_version_the_release(capsys: pytest.CaptureFixture[str]) -> None:
     assert radit("--help") == 0
     assert capsys.readouterr().out == HELP
-    others = ("demo", "run", "ask", "predictions", "challenge", "few-shot", "world-lm", "doctor")
+    others = (
+        "demo",
+        "run",
+        "ask",
+        "predictions",
+        "challenge",
+        "few-shot",
+        "world-lm",
+        "overlap",
+        "doctor",
+    )
     for command in (*STAGES, *others):
         assert f"radit {command}" in HELP
     assert radit("--version") == 0

@@ -21,6 +21,7 @@ from radit_ray.pairs import read_pairs
 from radit_ray.recipes import override, own
 from radit_ray.runs import check_recipe
 from radit_ray.stages.chunk import ChunkConfig, chunk
+from radit_ray.stages.dedup import DedupConfig, dedup
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 from radit_ray.stages.index import IndexConfig, index
 from radit_ray.stages.lm_ft import LmFtConfig, check_lm_ft
@@ -29,7 +30,14 @@ from radit_ray.stages.retrieve import RetrieveConfig, retrieve
 from radit_ray.stages.score import ScoreConfig, score
 
 CONFIGS: tuple[Any, ...] = (
-    *(ChunkConfig(), RetrieveConfig(), IndexConfig(), ScoreConfig(), EvaluateConfig()),
+    *(
+        ChunkConfig(),
+        DedupConfig(),
+        RetrieveConfig(),
+        IndexConfig(),
+        ScoreConfig(),
+        EvaluateConfig(),
+    ),
     *(LmFtConfig(), RFtConfig(), Resources(), own()),
 )
 RUN = ("run", "own", "--output", "x", "--lm", "x", "--retriever", "x", "--corpus", "x")
@@ -75,6 +83,7 @@ def test_every_stage_refuses_them_when_called_from_python() -> None:
     nowhere = {"output": "out"}
     calls = [
         lambda: chunk(ChunkConfig(limit=-1), corpus="c", **nowhere),
+        lambda: dedup(DedupConfig(ngram=0), chunks="c", **nowhere),
         lambda: retrieve(RetrieveConfig(limit=-1), examples="", index="i", **nowhere),
         lambda: index(IndexConfig(hnsw_links=1), embeddings="e", **nowhere),
         lambda: score(ScoreConfig(seed=-1), ranked="r", **nowhere),

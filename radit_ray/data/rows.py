@@ -58,6 +58,7 @@ def _schema(fields: Mapping[str, pa.DataType]) -> pa.Schema:
 
 DOCUMENT = _schema(dict.fromkeys(("id", "title", "text", "source", "date"), pa.string()))
 CHUNK = _schema(dict.fromkeys(("id", "doc_id", "title", "text", "source", "date"), pa.string()))
+DUPLICATE_IDS = "duplicate_ids"  # further column behind dedup: chunks that this one stands for
 
 EXAMPLE_DEFAULTS: dict[str, Any] = {
     "id": "",

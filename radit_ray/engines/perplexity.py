@@ -69,7 +69,7 @@ def perplexity(
     Metrics: num_texts, num_documents, num_tokens, nats_per_token {name: {value, low, high}},
     contrasts {"a-minus-b": {diff, low, high, mde}}. InputError on LMs that cut texts differently.
     """
-    source = artifact_input(chunks, "chunk")
+    source = artifact_input(chunks, ("chunk", "dedup"))
     found = {name: model_input(lms[name], what="lm") for name in config.names}
     inputs = {"chunks": source} | {f"lm/{name}": value for name, value in found.items()}
     resolve = resolved_precision(resources)

@@ -50,6 +50,7 @@ _SIDES = {  # contrast -> (what is looked at, what it is held against)
 }
 STAGES = {
     "chunk": "cut the corpus into chunks",
+    "dedup": "leave out, or mark, chunks that are copies of earlier ones",
     "embed": "a vector for every chunk, by the base retriever",
     "index": "an index to search the vectors",
     "retrieve": "the best chunks for every question, by the base retriever",

@@ -1,8 +1,8 @@
 """embed: chunks -> one vector each, float16, by the base retriever's chunk encoder.
 
-In: a chunk artifact. Out: its shards with a column `embedding` (fixed-size list of float16, width
-D), so that everything an index or R-ft needs of a chunk lies in one place. Only the query encoder
-is ever tuned (paper, section 2.3), so this runs once.
+In: a chunk or dedup artifact. Out: its shards with a column `embedding` (fixed-size list of
+float16, width D), so that everything an index or R-ft needs of a chunk lies in one place. Only the
+query encoder is ever tuned (paper, section 2.3), so this runs once.
 
     radit embed --chunks runs/x/chunk --retriever sentence-transformers/all-MiniLM-L6-v2 --output
     runs/x/embed
@@ -53,7 +53,7 @@ def embed(
     unknown retriever or preset.
     """
     inputs = {
-        "chunks": artifact_input(chunks, "chunk"),
+        "chunks": artifact_input(chunks, ("chunk", "dedup")),
         "retriever": retriever_input(config.retriever, config.preset),
     }
     config = dataclasses.replace(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +32,7 @@ from radit_ray.data.artifacts import (
     shard_names,
     vectors_of,
 )
-from radit_ray.data.rows import CHUNK
+from radit_ray.data.rows import CHUNK, DUPLICATE_IDS
 from radit_ray.data.work import Work
 from radit_ray.engines.references import retriever_input
 from radit_ray.engines.resources import Resources
@@ -80,7 +81,7 @@ def index(
         raise InputError(f"unknown index kind {config.kind!r}{nearest(config.kind, KINDS)}")
     words = config.kind == LEXICAL
     if words:
-        source = artifact_input(embeddings, ("chunk", "embed"))
+        source = artifact_input(embeddings, ("chunk", "dedup", "embed"))
         inputs = {"chunks": source, "retriever": retriever_input(LEXICAL, "auto")}
     else:
         source = artifact_input(embeddings, "embed")
@@ -276,8 +277,13 @@ def _commit_chunks(output: str, name: str, files: list[str]) -> None:
     """The chunk rows beside an index file, in its order."""
 
     def write(path: str) -> None:
-        with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, CHUNK) as writer:
-            for file in files:
-                writer.write_table(read_shard(file, CHUNK.names).cast(CHUNK))
+        tables = (read_shard(file, [*CHUNK.names, DUPLICATE_IDS]) for file in files)
+        first = next(tables)  # all shards have the same columns
+        schema = CHUNK
+        if DUPLICATE_IDS in first.column_names:
+            schema = CHUNK.append(pa.field(DUPLICATE_IDS, pa.list_(pa.string())))
+        with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for table in itertools.chain([first], tables):
+                writer.write_table(table.select(schema.names).cast(schema))
 
     commit_shard(output, _arrow(name), write, rows=0)

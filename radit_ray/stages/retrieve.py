@@ -23,6 +23,7 @@ import pyarrow as pa
 from radit_ray.core.errors import SEED, Bounds, InputError, check_bounds
 from radit_ray.data import rows
 from radit_ray.data.artifacts import Artifact, Input, artifact_input, commit_shard, fingerprint_of
+from radit_ray.data.copies import with_kept_chunks
 from radit_ray.data.corpus_examples import corpus_example, sample_rows
 from radit_ray.data.examples import read_examples
 from radit_ray.data.rows import hits_of
@@ -35,7 +36,12 @@ from radit_ray.engines.references import (
     retriever_input,
 )
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.sharded_index import Prefix, ShardedIndex
+from radit_ray.engines.sharded_index import (
+    Prefix,
+    ShardedIndex,
+    chunk_table,
+    shard_arguments,
+)
 from radit_ray.engines.shards import Meter, map_shards
 from radit_ray.models.presets import resolve_preset
 
@@ -86,7 +92,8 @@ def retrieve(
     resources: Resources = Resources(),
 ) -> Artifact:
     """Ranks chunks for every example; a shard's candidates never hold an example's own
-    `exclude_ids`.
+    `exclude_ids`. Where the chunks were deduplicated, a kept chunk counts as gold, or is excluded,
+    for those that were dropped for it.
 
     Metrics: num_examples by split, and over rows whose answers are known: recall@1, recall@5,
     recall@k by answer string. InputError on k larger than the index, a width that differs from it,
@@ -125,6 +132,8 @@ def retrieve(
                 "nothing to retrieve for: no examples given and corpus_examples is 0; give "
                 "--examples"
             )
+        parts = shard_arguments(source.path)
+        found = with_kept_chunks(found, (chunk_table(source.path, p["shard"]) for p in parts))
         shards = ShardedIndex.open(source.path, nprobe=config.nprobe, prefix=_prefix(config, found))
         shards.check(config.retriever)
         needed = config.k + max((len(row["exclude_ids"]) for row in found), default=0)
