@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -24,7 +25,7 @@ from radit_ray.data.tasks import PREFIX, TASKS, local_files
 from radit_ray.engines.measuring import measure
 from radit_ray.engines.ranking import chunk_columns
 from radit_ray.engines.variants import Row
-from radit_ray.serving.limits import Refused
+from radit_ray.serving.refusals import Refused
 from radit_ray.serving.schemas import EvaluateRequest
 from radit_ray.serving.service import Served, Service
 
@@ -108,12 +109,15 @@ class Evaluator:
                 task.cancel()
 
     async def _answered(self, served: Served, row: Row) -> Row:
-        """The prediction row of an example."""
+        """The prediction row of an example, from the chunks that `rank` would have found."""
         variant = served.variant
         query = retrieval_query(row, variant.template)
         found: list[Any] = []
         if query and variant.k:
-            found = (await self.service.find(served, variant, query)).chunks
+            excluded = set(row["exclude_ids"])
+            deeper = dataclasses.replace(variant, k=variant.k + len(excluded))
+            chunks = (await self.service.find(served, deeper, query)).chunks
+            found = [pair for pair in chunks if pair[0]["id"] not in excluded][: variant.k]
         ranked = {**row, "query": query, **chunk_columns(found)}
         prediction: Row = await self.service.call(lambda: served.lm.answer.remote(ranked, variant))
         return prediction

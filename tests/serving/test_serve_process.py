@@ -23,8 +23,7 @@ import pytest
 from browser import OVERFLOW, Browser, browser, find
 from chain import Chain
 from client import Client, Reply
-from conftest import free_port
-from process import Endpoint, endpoint
+from process import Endpoint, endpoint, free_port
 from tiny import questions, write_jsonl
 
 from radit_ray.engines.asking import open_variant
