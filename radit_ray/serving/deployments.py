@@ -103,6 +103,10 @@ class Retriever:
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
     async def _batch(self, asked: list[tuple[str, int, bool]]) -> list[Found]:
+        return await self.found(asked)
+
+    async def found(self, asked: list[tuple[str, int, bool]]) -> list[Found]:
+        """`search` for several at once."""
         queries, vectors = await asyncio.to_thread(self._encode, asked)
         results: list[Found | None] = [None] * len(asked)
 

@@ -42,7 +42,8 @@ def run(tmp_path: Path) -> str:
         path.mkdir()
     shards = [{"rows": 5, "faiss": f"{n}.faiss", "arrow": f"{n}.arrow"} for n in range(2)]
     files = [{"name": one["faiss"], "bytes": 1, "sha256": "0" * 64} for one in shards]
-    manifest = {**dict.fromkeys(MANIFEST, {}), "format_version": FORMAT_VERSION, "stage": "index"}
+    manifest: dict[str, Any] = dict.fromkeys(MANIFEST, "")
+    manifest |= {"format_version": FORMAT_VERSION, "stage": "index"}
     manifest |= {"fingerprint": "f", "files": files, "metrics": {"dimension": 4, "shards": shards}}
     (paths["index"] / "manifest.json").write_text(json.dumps(manifest))
     base = {**FIELDS, "lm": str(paths["lm"]), "query_encoder": str(paths["encoder"])}
