@@ -20,6 +20,7 @@ from radit_ray.engines.shards import num_workers
 from radit_ray.pairs import read_pairs
 from radit_ray.recipes import override, own
 from radit_ray.runs import check_recipe
+from radit_ray.serving.config import Limits, Scale, ServeConfig
 from radit_ray.stages.chunk import ChunkConfig, chunk
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 from radit_ray.stages.index import IndexConfig, index
@@ -31,6 +32,7 @@ from radit_ray.stages.score import ScoreConfig, score
 CONFIGS: tuple[Any, ...] = (
     *(ChunkConfig(), RetrieveConfig(), IndexConfig(), ScoreConfig(), EvaluateConfig()),
     *(LmFtConfig(), RFtConfig(), Resources(), own()),
+    *(ServeConfig(run="run"), Scale(), Limits()),
 )
 RUN = ("run", "own", "--output", "x", "--lm", "x", "--retriever", "x", "--corpus", "x")
 

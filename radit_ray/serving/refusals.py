@@ -48,13 +48,7 @@ MESSAGES = {
     "string_too_short": "is empty; give some text",
     "model_attributes_type": "expected a JSON object, with content-type: application/json",
 }
-OUT_OF_RANGE = (
-    "greater_than_equal",
-    "less_than_equal",
-    "literal_error",
-    "too_long",
-    "none_required",
-)
+OUT_OF_RANGE = ("greater_than_equal", "less_than_equal", "literal_error", "too_long")
 SHOWN = 80  # characters of a field's name or a number: they come from outside
 _TYPE = re.compile(r"(constrained-)?(str|int)|list\[.*\]")  # pydantic's name for one of several
 
