@@ -72,12 +72,11 @@ def _signals() -> Iterator[Callable[[], threading.Event]]:
 
     def caught(number: int, _: Any) -> None:
         nonlocal loading
-        if not loading:
-            stop.set()
-            return
-        loading = False  # a second one does not break off the end
-        _say("stopped before it answered")
-        raise SystemExit(128 + number)
+        stop.set()
+        if loading:
+            loading = False  # a second one does not break off the end
+            _say("stopped before it answered")
+            raise SystemExit(128 + number)
 
     def ready() -> threading.Event:
         nonlocal loading

@@ -96,11 +96,10 @@ def test_what_a_client_has_left_is_not_computed(served: Endpoint) -> None:
     started = time.perf_counter()
     assert served.client.post("/v1/completions", **asked).status == 200
     alone = time.perf_counter() - started
-    for stream in (False, True):
-        body = json.dumps({**asked, **({"prompt": "Q: a", "model": "tokens"} if stream else {})})
-        body = json.dumps({**json.loads(body), "stream": stream})
+    one = {**asked, "model": "tokens", "prompt": "Q: a", "stream": True}
+    for body in (json.dumps(asked), json.dumps(one)):
         left = []
-        for _ in range(6):
+        for _ in range(12):
             connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
             connection.request(
                 "POST", "/v1/completions", body, {"content-type": "application/json"}
@@ -112,7 +111,7 @@ def test_what_a_client_has_left_is_not_computed(served: Endpoint) -> None:
         started = time.perf_counter()
         assert ask(served.client, 0).status == 200
         # what computes already is finished, what waited is not begun
-        assert time.perf_counter() - started < 3 * alone + 2
+        assert time.perf_counter() - started < 5 * alone + 2
         until = time.monotonic() + 5
         while "radit_requests_in_flight 0.0" not in served.client.get("/metrics").body.decode():
             assert time.monotonic() < until
