@@ -111,7 +111,7 @@ class Evaluator:
     async def _answered(self, served: Served, row: Row) -> Row:
         """The prediction row of an example, from the chunks that `rank` would have found."""
         variant = served.variant
-        query = retrieval_query(row, variant.template)
+        query = retrieval_query(row)
         found: list[Any] = []
         if query and variant.k:
             excluded = set(row["exclude_ids"])
