@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 import radit_ray
@@ -191,7 +191,12 @@ def _health(app: FastAPI, service: Service, guard: Guard) -> None:
             raise Refused(503, "not ready: a model is loading or the server is shutting down")
         return {"status": "ready"}
 
-    @app.get("/metrics", responses=_errors_of(401, 403), tags=["health"])
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses=_errors_of(401, 403),
+        tags=["health"],
+    )
     async def metrics() -> Response:
         """Prometheus' text form."""
         return Response(service.counters.text(), media_type="text/plain; version=0.0.4")

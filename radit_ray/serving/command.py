@@ -68,15 +68,16 @@ def _signals() -> Iterator[Callable[[], threading.Event]]:
     from then on: models load for minutes, and a replica that finds no place waits for ever. Entered
     after Ray, which sets a handler of its own.
     """
-    stop, loading = threading.Event(), True
+    stop, loading, code = threading.Event(), True, 0
 
     def caught(number: int, _: Any) -> None:
-        nonlocal loading
+        nonlocal loading, code
         stop.set()
         if loading:
             loading = False  # a second one does not break off the end
+            code = 128 + number
             _say("stopped before it answered")
-            raise SystemExit(128 + number)
+            raise SystemExit(code)
 
     def ready() -> threading.Event:
         nonlocal loading
@@ -87,6 +88,8 @@ def _signals() -> Iterator[Callable[[], threading.Event]]:
     before = [signal.signal(number, caught) for number in numbers]
     try:
         yield ready
+    except SystemExit as left:
+        raise SystemExit(code or left.code) from None  # Ray's core makes a 1 of every code
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -32,6 +32,7 @@ from radit_ray.serving.service import Served, Service
 AT_ONCE = 8  # questions being answered: enough for batches, and others get their turn
 SEED = 0
 BOOTSTRAP = 2000
+RECALL = 5  # chunks that recall@5 looks at, also where a variant reads fewer
 
 
 class Evaluator:
@@ -114,10 +115,10 @@ class Evaluator:
         query = retrieval_query(row)
         found: list[Any] = []
         if query and variant.k:
-            excluded = set(row["exclude_ids"])
-            deeper = dataclasses.replace(variant, k=variant.k + len(excluded))
+            excluded, depth = set(row["exclude_ids"]), max(variant.k, RECALL)
+            deeper = dataclasses.replace(variant, k=depth + len(excluded))
             chunks = (await self.service.find(served, deeper, query)).chunks
-            found = [pair for pair in chunks if pair[0]["id"] not in excluded][: variant.k]
+            found = [pair for pair in chunks if pair[0]["id"] not in excluded][:depth]
         ranked = {**row, "query": query, **chunk_columns(found)}
         prediction: Row = await self.service.call(lambda: served.lm.answer.remote(ranked, variant))
         return prediction

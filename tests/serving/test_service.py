@@ -329,6 +329,6 @@ def test_an_evaluation_finds_what_retrieve_finds() -> None:
     service = Service(ServeConfig(run="/nowhere"), {"radit": parts})
     row = example_row({"id": "1", "question": "x?", "answers": ["yes"], "exclude_ids": ["b"]})
     asyncio.run(Evaluator(service)._answered(parts, row))
-    assert retriever.asked == [("x?", 3)]
+    assert retriever.asked == [("x?", 6)]  # the five of recall@5, and one to spare
     ((ranked, _),) = lm.asked
     assert ranked["chunk_ids"] == ["a", "c"]

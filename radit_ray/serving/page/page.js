@@ -23,6 +23,7 @@ function drawn(name, attributes, text = "") {
 const usable = (text) => /^[!-~]+$/.test(text);
 
 let token = sessionStorage.getItem("radit-token") ?? "";
+if (!usable(token)) token = "";
 
 async function call(path, body, signal) {
   for (;;) {
