@@ -19,7 +19,7 @@ test-data: setup ; $(RUN) pytest -q -m "data and not gpu"
 test-slow: setup ; $(RUN) pytest -q -m "slow and not gpu"
 
 # the harness replaces python-dateutil by an older one: an environment of its own
-test-harness: ; $(PYTHON) -m venv .venv.lm-eval && .venv.lm-eval/bin/python -m pip install --quiet --editable '.[cpu,demo,dev,lm-eval]' && OMP_NUM_THREADS=1 .venv.lm-eval/bin/python -m pytest -q tests/test_harness.py
+test-harness: ; $(PYTHON) -m venv .venv.lm-eval && .venv.lm-eval/bin/python -m pip install --quiet --editable '.[cpu,demo,dev,lm-eval]' && OMP_NUM_THREADS=1 .venv.lm-eval/bin/python -m pytest -q -k harness tests/test_harness.py tests/serving/test_serve_process.py
 
 lint: setup ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 

@@ -45,6 +45,8 @@ FILE = ROOT / "benchmarks" / "results" / "serve.json"
 PAGE = ROOT / "docs" / "results" / "serve.md"
 CLIENTS = (1, 2, 4, 8, 16, 32)
 THROUGHPUT_FLOOR, OVERHEAD_FLOOR_MS = 2.5, 15.0
+MEMORY_FLOOR = 1.1  # encoder and index with two variants over those with one
+AT_ONCE = 32  # questions of one call, where batches are measured without a server
 LOADING_S = 300.0
 FLOOD = 1000  # requests at once
 
@@ -168,18 +170,46 @@ def load(
     return {"per_s": len(spent) / wall, "p50_ms": 1000 * cuts[9], "p95_ms": 1000 * cuts[18]}
 
 
+def batch_gain(opened: Opened, questions: Sequence[str], repeats: int) -> float:
+    """How many times faster questions are answered in one call than one by one, without a server:
+    what batches can bring here at most.
+    """
+    some = list(itertools.islice(itertools.cycle(questions), AT_ONCE))
+    rows = [question_row(question) for question in some]
+    variant, gains = opened.variant, []
+    for _ in range(repeats):
+        alone = sum(in_process(opened, question)[0] for question in some)
+        started = time.perf_counter()
+        ranked = rank(rows, opened.encoder, opened.index, k=max(1, variant.k))
+        answer_batch(opened.lm, ranked, variant, t_r=variant.t_r)
+        gains.append(alone / (time.perf_counter() - started))
+    return median(gains)
+
+
+def bound(gain: float, opened: Opened, threads: int) -> dict[str, str]:
+    """The sentence of a row whose floor batches cannot reach."""
+    prompts = max(1, opened.variant.k)
+    return {
+        "bound": f"Batches cannot help much here: a question is a batch of {prompts} prompts "
+        f"already, and without a server {AT_ONCE} questions in one call are {gain:.2f} times as "
+        f"fast as one by one on {threads} thread(s); beyond that only more cores, replicas or a "
+        "GPU help."
+    }
+
+
 def throughput(
-    served: Endpoint, questions: Sequence[str], seconds: float, repeats: int
+    served: Endpoint, opened: Opened, questions: Sequence[str], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Questions a second by clients, all of them by turns, the median over the repeats."""
     found: dict[int, list[dict[str, float]]] = {clients: [] for clients in CLIENTS}
-    for _, clients in itertools.product(range(repeats), CLIENTS):
-        found[clients].append(load(served.ask, questions, clients, seconds))
+    for _, clients in itertools.product(range(args.repeats), CLIENTS):
+        found[clients].append(load(served.ask, questions, clients, args.seconds))
     table = [
         {"clients": n, **{key: median(one[key] for one in runs) for key in runs[0]}}
         for n, runs in found.items()
     ]
     ratio = table[-1]["per_s"] / table[0]["per_s"]
+    gain = batch_gain(opened, questions, args.repeats)
     return {
         "name": f"throughput, {CLIENTS[-1]} clients over one",
         "ours": table[-1]["per_s"],
@@ -188,13 +218,40 @@ def throughput(
         "floor": THROUGHPUT_FLOOR,
         "better": "higher",
         "unit": "questions/s",
+        "batch_gain": gain,
         "table": table,
+        **(bound(gain, opened, args.threads) if ratio < THROUGHPUT_FLOOR else {}),
     }
 
 
 def memory(served: Endpoint) -> dict[str, float]:
     """MB of each replica: what it holds for itself, and its share of what is shared."""
     return {name: one.memory_full_info().pss / 1e6 for name, one in sorted(served.parts().items())}
+
+
+def resident(served: Endpoint) -> dict[str, float]:
+    """MB of each replica, all that is mapped into it."""
+    return {name: one.memory_info().rss / 1e6 for name, one in sorted(served.parts().items())}
+
+
+def shared(one: dict[str, float], both: dict[str, float]) -> dict[str, Any]:
+    """Resident memory of query encoder, index and chunks: a second variant adds its LM and nothing
+    else.
+    """
+    peer, ours = (
+        sum(mb for name, mb in found.items() if name.startswith(("retriever", "index")))
+        for found in (one, both)
+    )
+    return {
+        "name": "memory of encoder, index and chunks with a second variant over one",
+        "ours": ours,
+        "peer": peer,
+        "ratio": ours / peer,
+        "floor": MEMORY_FLOOR,
+        "better": "lower",
+        "unit": "MB",
+        "resident_mb": {"one": one, "two": both},
+    }
 
 
 def killed(served: Endpoint, questions: Sequence[str], part: str) -> dict[str, Any]:
@@ -254,12 +311,14 @@ def measure(run: str, variants: Sequence[str], args: argparse.Namespace) -> dict
             served.ask(question)
             in_process(opened, question)
         found["rows"] = [overhead(served, opened, questions)]
-        found["rows"].append(throughput(served, questions, args.seconds, args.repeats))
+        found["rows"].append(throughput(served, opened, questions, args))
         found["memory_mb"][variants[0]] = memory(served)
+        alone = resident(served)
     with endpoint(run, args.port, variants, args.threads) as served:
         for question in questions[:20]:
             served.ask(question)
         found["memory_mb"][", ".join(variants)] = memory(served)
+        found["rows"].append(shared(alone, resident(served)))
         parts = sorted(served.parts())
         found["killed"] = [
             killed(served, questions[:48], part) for part in parts if not part.startswith("gateway")
@@ -272,13 +331,15 @@ def measure(run: str, variants: Sequence[str], args: argparse.Namespace) -> dict
 def page(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
     how = f"`{found['command']}`, commit {found['commit']}, {found['hardware']}."
-    over, through = found["rows"]
+    over, through, both = found["rows"]
     parts = [
         how,
         f"One client: {over['ours']:.1f} ms over HTTP, {over['peer']:.1f} ms for the same call in "
         f"process; the difference is {over['ratio']:.1f} ms at the median of "
         f"{over['num_questions']} questions ({over['same_answers']} equal answers).",
-        f"{through['name']}: {through['ratio']:.2f} x.",
+        f"{through['name']}: {through['ratio']:.2f} x. {through.get('bound', '')}".strip(),
+        f"Resident memory of encoder, index and chunks: {both['peer']:.0f} MB with one variant, "
+        f"{both['ours']:.0f} MB with two.",
     ]
     rows = [
         [f"{row[k]:.0f}" if k == "clients" else f"{row[k]:.1f}" for k in row]

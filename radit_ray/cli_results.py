@@ -52,6 +52,7 @@ def serve(arguments: Sequence[str]) -> None:
         ("threads", option(int, "of a model on a CPU; 0 = the node's CPUs / LMs"), plain.threads),
         ("max_batch", option(int, "requests that a model takes at once"), plain.max_batch),
         ("batch_tokens", option(int, "tokens of one forward pass"), plain.batch_tokens),
+        ("log_contents", option(bool, "log what is asked and answered, not ids alone"), False),
     ]
     about = "Serves a finished run: a page at /, the endpoints at /docs. docs/serving.md."
     kind = dataclasses.make_dataclass("ServeArgs", fields, kw_only=True, frozen=True)
@@ -59,7 +60,7 @@ def serve(arguments: Sequence[str]) -> None:
     from radit_ray.serving.command import serve_run
 
     same = ("run", "token_file", "retriever", "shards", "lm", "limits")
-    same += ("precision", "threads", "max_batch", "batch_tokens")
+    same += ("precision", "threads", "max_batch", "batch_tokens", "log_contents")
     names = tuple(name for word in args.variant for name in word.split(",") if name)
     config = ServeConfig(variants=names, **{name: getattr(args, name) for name in same})
     serve_run(config, host=args.host, port=args.port)

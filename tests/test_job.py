@@ -1,6 +1,7 @@
 """`ray job submit --working-dir . -- python jobs/pipeline.py ...` does what `radit run` does: same
 stages, same fingerprints, on a cluster that refuses whoever lacks its token; and only code is
-uploaded. The cluster is a real one of two CPUs with ports, token and folder of its own.
+uploaded. `serve deploy jobs/serve.yaml` serves its run. The cluster is a real one of two CPUs with
+ports, token and folder of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from client import Client
 from head import BIN, START_S, clean_environment, free_ports, ray, stop, wait_for_port
 from own import arguments_of
 
@@ -163,3 +166,45 @@ def test_only_code_was_uploaded(job: Path, cluster: Cluster) -> None:
     size = sum(path.stat().st_size for path in uploaded.rglob("*") if path.is_file())
     code = sum(path.stat().st_size for path in (ROOT / "radit_ray").rglob("*") if path.is_file())
     assert size < code + (1 << 20)
+
+
+@pytest.mark.slow
+def test_the_run_is_served_by_serve_deploy(job: Path, cluster: Cluster, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    described = yaml.safe_load((ROOT / "jobs" / "serve.yaml").read_text())
+    described["http_options"]["port"] = port
+    (application,) = described["applications"]
+    small = {"replicas": 1, "cpus": 0.1}
+    application["args"] |= {"run": str(job), "lm": small, "retriever": small}
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump(described))
+
+    def command(*words: str) -> str:
+        # the command looks for the application's module where it stands
+        done = subprocess.run(
+            [str(BIN / "serve"), *words, "--address", cluster.url],
+            **{"env": cluster.environment, "cwd": ROOT, "text": True, "capture_output": True},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    command("deploy", str(file))
+    client = Client(port)
+    deadline = time.monotonic() + 2 * START_S
+    while not answers(client):
+        assert time.monotonic() < deadline, command("status")
+        time.sleep(0.5)
+    assert [model["id"] for model in client.get("/v1/models").json["data"]] == ["radit", "replug"]
+    reply = client.post("/v1/answer", question="Who is the mayor of Arden?")
+    assert (reply.status, len(reply.json["chunks"])) == (200, 2), reply.body
+    command("shutdown", "-y")
+    while answers(client):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def answers(client: Client) -> bool:
+    try:
+        return client.get("/readyz").status == 200
+    except OSError:
+        return False

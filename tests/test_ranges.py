@@ -20,6 +20,7 @@ from radit_ray.engines.shards import num_workers
 from radit_ray.pairs import read_pairs
 from radit_ray.recipes import override, own
 from radit_ray.runs import check_recipe
+from radit_ray.serving.config import Limits, Scale, ServeConfig
 from radit_ray.stages.chunk import ChunkConfig, chunk
 from radit_ray.stages.dedup import DedupConfig, dedup
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
@@ -39,6 +40,7 @@ CONFIGS: tuple[Any, ...] = (
         EvaluateConfig(),
     ),
     *(LmFtConfig(), RFtConfig(), Resources(), own()),
+    *(ServeConfig(run="run"), Scale(), Limits()),
 )
 RUN = ("run", "own", "--output", "x", "--lm", "x", "--retriever", "x", "--corpus", "x")
 

@@ -59,8 +59,8 @@ def variant_parts(run: str, name: str) -> Parts:
     made = variants[name]
     if made["shots"]:
         raise InputError(f"variant {name!r} answers with demonstrations; use another variant")
-    fields = ("k", "ensemble", "t_r", "template", "max_new_tokens", "max_answers", "eos_token")
-    chosen = {field: made[field] for field in fields}
+    fields = ("k", "ensemble", "t_r", "template", "scoring", "max_new_tokens", "max_answers")
+    chosen = {field: made[field] for field in (*fields, "eos_token")}
     return Parts(
         variant=Variant(name=name, lm=inside_run(run, made["lm"]), **chosen),
         query_encoder=inside_run(run, made["query_encoder"]),

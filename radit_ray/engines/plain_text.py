@@ -31,8 +31,10 @@ from radit_ray.models.lexical import Words
 from radit_ray.models.scoring import mixture_logprobs
 
 QUERIES = ("question", "context")
-# the last "Q:" or "Question:", up to the line's end or the answer's marker
-QUESTION = re.compile(r"\b(?:Q|Question):\s*(.*?)\s*(?=\n|\bA:|\bAnswer:|\Z)")
+# What begins a question and what ends it. One pattern for a whole question took time quadratic in
+# the spaces within it, and the texts come from outside.
+MARKS = re.compile(r"\n|\b(?:Q|Question|A|Answer):")
+TAIL_CHARS = 16_384  # of a context, at its end, in which a question is looked for
 QUERY_WORDS = 512  # of a context without question; what the encoder reads may be less
 
 
@@ -236,16 +238,34 @@ def query_of(encoder: DualEncoder | Words, context: str, query: str) -> str:
     """What is searched for: the last question ("question"), else and without one ("context") the
     end of the context, as far as the encoder reads; by itself it would keep the beginning.
     """
-    if query == "question":
-        found = [text for text in QUESTION.findall(context) if text]
-        if found:
-            return str(found[-1])
+    context = context[-TAIL_CHARS:]
+    if query == "question" and (question := last_question(context)):
+        return question
     text = " ".join(context.split()[-QUERY_WORDS:])
     if isinstance(encoder, Words):
         return text  # all words are searched, however many
     room = encoder.query.max_tokens - len(encoder.query_tokens([""])[0])
     spans = encoder.spans(text)
     return text[spans[-room][0] :] if len(spans) > room else text
+
+
+def last_question(text: str) -> str:
+    """The last "Q:" or "Question:" that asks something, up to its line's end or the answer's
+    marker; "" without one.
+
+    >>> last_question("Q: who? A: me\\nQ: and who else?\\nA:"), last_question("FAQ: no")
+    ('and who else?', '')
+    """
+    found, start = "", -1  # -1: outside a question
+    for mark in MARKS.finditer(text):
+        if start < 0:
+            start = mark.end() if mark[0].startswith("Q") else -1
+        elif not mark[0].startswith("Q"):
+            question = text[start : mark.start()].strip()
+            found = question or found
+            # an empty line behind the marker: the question stands in the next one
+            start = -1 if question or mark[0] != "\n" else mark.end()
+    return found if start < 0 else text[start:].strip() or found
 
 
 def fit_prompts(lm: CausalLM, shown: Shown, context: list[int], *, room: int) -> list[list[int]]:

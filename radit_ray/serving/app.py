@@ -11,18 +11,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 import radit_ray
 from radit_ray.core.errors import InputError
 from radit_ray.serving import openai
 from radit_ray.serving.evaluating import Evaluator
-from radit_ray.serving.limits import Guard, Refused
+from radit_ray.serving.limits import LOG, Guard
+from radit_ray.serving.refusals import EVENTS, FAILED, Refused, add_errors, error_event
 from radit_ray.serving.schemas import (
-    MAX_K,
     Answer,
     AnswerRequest,
     ChatRequest,
@@ -56,21 +55,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         503: "no answer in time, or shutting down; with Retry-After",
     }.items()
 }
-HINTS = {
-    "temperature": "decoding is greedy; leave it out or set 0",
-    "n": "decoding is greedy, so there is one answer; leave it out",
-    "best_of": "decoding is greedy, so there is one answer; leave it out",
-    "frequency_penalty": "decoding is greedy; leave it out or set 0",
-    "presence_penalty": "decoding is greedy; leave it out or set 0",
-    "k": f"1 to {MAX_K} are allowed; a variant without retrieval, such as closed-book, uses none",
-}
-MESSAGES = {
-    "extra_forbidden": "unknown field; leave it out",
-    "missing": "is missing; add it",
-    "string_pattern_mismatch": "expected some text without control characters alone or a NUL",
-    "string_too_short": "is empty; give some text",
-    "model_attributes_type": "expected a JSON object, with content-type: application/json",
-}
+STREAMS: dict[str, Any] = {EVENTS: {"schema": {"type": "string"}}}
 
 
 def build_app(service: Service, *, token: str) -> Guard:
@@ -88,13 +73,15 @@ def build_app(service: Service, *, token: str) -> Guard:
         token=token,
         limits=service.config.limits,
         counters=service.counters,
+        log_contents=service.config.log_contents,
     )
-    _errors(app)
+    add_errors(app)
     _questions(app, service)
     _openai(app, service)
     _evaluate(app, service)
     _health(app, service, guard)
     _page(app)
+    guard.paths = frozenset(getattr(route, "path", "") for route in app.routes)
     return guard
 
 
@@ -121,12 +108,14 @@ def _openai(app: FastAPI, service: Service) -> None:
         """The variants that are loaded."""
         return {"object": "list", "data": service.models()}
 
-    @app.post("/v1/completions", responses=ERRORS, tags=["openai"])
+    whole_or_pieces = {**ERRORS, 200: {"content": STREAMS}}
+
+    @app.post("/v1/completions", responses=whole_or_pieces, tags=["openai"])
     async def completions(asked: CompletionRequest) -> Any:
         """Text behind a prompt, the background of each chunk found in front of it."""
         return await _reply(openai.completions(service, asked), bool(asked.stream))
 
-    @app.post("/v1/chat/completions", responses=ERRORS, tags=["openai"])
+    @app.post("/v1/chat/completions", responses=whole_or_pieces, tags=["openai"])
     async def chat(asked: ChatRequest) -> Any:
         """The answer to the last message of a conversation."""
         return await _reply(openai.chat(service, asked), bool(asked.stream))
@@ -145,6 +134,8 @@ async def _reply(events: AsyncGenerator[dict[str, Any]], stream: bool) -> Any:
 def _sse(
     events: AsyncGenerator[dict[str, Any]], first: dict[str, Any], end: str = ""
 ) -> StreamingResponse:
+    """Events; one that tells an error is the last, and `end` comes only where all is told."""
+
     async def lines() -> AsyncIterator[str]:
         async with contextlib.aclosing(events):  # whoever stops reading ends the work
             yield f"data: {json.dumps(first)}\n\n"
@@ -152,11 +143,17 @@ def _sse(
                 async for event in events:
                     yield f"data: {json.dumps(event)}\n\n"
             except Refused as refused:  # the status is sent already
-                yield f"data: {json.dumps(refused.body)}\n\n"
-        if end:
-            yield f"data: {end}\n\n"
+                yield error_event(refused)
+            except InputError as error:
+                yield error_event(Refused(422, str(error)))
+            except Exception:
+                LOG.exception("radit: a stream broke off")
+                yield error_event(FAILED)
+            else:
+                if end:
+                    yield f"data: {end}\n\n"
 
-    return StreamingResponse(lines(), media_type="text/event-stream")
+    return StreamingResponse(lines(), media_type=EVENTS)
 
 
 def _evaluate(app: FastAPI, service: Service) -> None:
@@ -167,7 +164,12 @@ def _evaluate(app: FastAPI, service: Service) -> None:
         """Tasks that /v1/evaluate knows: those of the run, and sets that lie on the server."""
         return {"tasks": await asyncio.to_thread(evaluator.tasks)}
 
-    @app.post("/v1/evaluate", responses=ERRORS, tags=["radit"])
+    @app.post(
+        "/v1/evaluate",
+        response_class=StreamingResponse,
+        responses={**ERRORS, 200: {"content": STREAMS}},
+        tags=["radit"],
+    )
     async def evaluate(asked: EvaluateRequest) -> Any:
         """Measures variants on a sample: server-sent events with the progress, the last one with
         the metrics and their intervals. Closing the connection ends it.
@@ -189,7 +191,12 @@ def _health(app: FastAPI, service: Service, guard: Guard) -> None:
             raise Refused(503, "not ready: a model is loading or the server is shutting down")
         return {"status": "ready"}
 
-    @app.get("/metrics", responses=_errors_of(401, 403), tags=["health"])
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses=_errors_of(401, 403),
+        tags=["health"],
+    )
     async def metrics() -> Response:
         """Prometheus' text form."""
         return Response(service.counters.text(), media_type="text/plain; version=0.0.4")
@@ -215,57 +222,3 @@ def _page(app: FastAPI) -> None:
 
 def _errors_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: ERRORS[status] for status in statuses}
-
-
-def _errors(app: FastAPI) -> None:
-    """Every error in the one form."""
-
-    def respond(refused: Refused) -> JSONResponse:
-        return JSONResponse(refused.body, refused.status, headers=refused.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
-        return respond(_wrong_field(error))
-
-    @app.exception_handler(InputError)
-    async def bad(request: Request, error: InputError) -> JSONResponse:
-        return respond(Refused(422, str(error)))
-
-    @app.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error, Refused):
-            return respond(error)
-        if error.status_code == 400:
-            return respond(Refused(422, "the body is no JSON in UTF-8; send a JSON object"))
-        response = respond(
-            Refused(
-                error.status_code,
-                f"{error.detail}: {request.method} {request.url.path[:80]}; "
-                "GET /docs lists what there is",
-            )
-        )
-        response.headers.update(error.headers or {})  # Allow, of a 405
-        return response
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return respond(Refused(500, "the server failed; its log says why, by the request's id"))
-
-
-def _wrong_field(error: RequestValidationError) -> Refused:
-    """The first thing that is wrong, with its value where that is a number: text may be long, or
-    private.
-    """
-    first = error.errors()[0]
-    kind = first["type"]
-    place = [str(part) for part in first["loc"] if part != "body"]
-    if kind == "json_invalid":
-        why = f"{first['ctx']['error']} at character {place[0]}"
-        return Refused(422, f"the body is no JSON ({why}); send a JSON object")
-    message = MESSAGES.get(kind) or first["msg"].replace("Input should be", "expected")
-    if isinstance(first["input"], int | float):
-        message = f"got {first['input']}, {message}"
-    name = next(iter(place), "")
-    hint = HINTS.get(name, "") if kind in ("greater_than_equal", "less_than_equal") else ""
-    where = ".".join(place) or "the body"
-    return Refused(422, f"{where}: {message}{f'; {hint}' if hint else ''}", param=name or None)

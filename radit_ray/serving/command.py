@@ -12,12 +12,13 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ray
 
 from radit_ray.core.errors import InputError
-from radit_ray.serving.config import NAME, ServeConfig, is_loopback, read_token
+from radit_ray.serving.config import NAME, Scale, ServeConfig, is_loopback, read_token
 
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
@@ -25,29 +26,73 @@ CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 def serve_run(config: ServeConfig, *, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serves a run at an address, and returns when a signal has stopped it."""
     check_address(host, port, config)
+    from radit_ray.serving.gateway import plan
+
+    planned = plan(config)
+    with _ray(), _signals() as ready:
+        # what runs there already is somebody else's: nothing below may touch it
+        refuse_beside_another()
+        check_resources(planned.sizes)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        _say(f"loading {', '.join(planned.variants)} of {config.run}")
+        try:
+            handle = _start(planned.application, config, host, port)
+            stop = ready()
+            shown = f"[{host}]" if ":" in host else host
+            _say(f"http://{shown}:{port}/ answers; Ctrl-C stops it")
+            stop.wait()
+            _say("stopping, what runs is finished first")
+            with contextlib.suppress(TimeoutError):
+                handle.drain.remote().result(timeout_s=config.limits.request_s)
+        finally:
+            _shutdown()
+
+
+@contextlib.contextmanager
+def _ray() -> Iterator[None]:
+    """Ray, which goes again where it was started here."""
     from radit_ray.engines.connect import connect
-    from radit_ray.serving.gateway import application, variants_of
 
-    names, bound = variants_of(config), application(config)
-
-    stop = threading.Event()
+    own = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     connect()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    _say(f"loading {', '.join(names)} of {config.run}")
     try:
-        handle = _start(bound, config, host, port)
-        shown = f"[{host}]" if ":" in host else host
-        print(
-            f"radit: http://{shown}:{port}/ answers; Ctrl-C stops it", file=sys.stderr, flush=True
-        )
-        stop.wait()
-        _say("stopping, what runs is finished first")
-        with contextlib.suppress(TimeoutError):
-            handle.drain.remote().result(timeout_s=config.limits.request_s)
+        yield
     finally:
-        _stop()
+        if own:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], threading.Event]]:
+    """SIGTERM and Ctrl-C leave at once until `ready()` is called, and set the event that it returns
+    from then on: models load for minutes, and a replica that finds no place waits for ever. Entered
+    after Ray, which sets a handler of its own.
+    """
+    stop, loading, code = threading.Event(), True, 0
+
+    def caught(number: int, _: Any) -> None:
+        nonlocal loading, code
+        stop.set()
+        if loading:
+            loading = False  # a second one does not break off the end
+            code = 128 + number
+            _say("stopped before it answered")
+            raise SystemExit(code)
+
+    def ready() -> threading.Event:
+        nonlocal loading
+        loading = False
+        return stop
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, caught) for number in numbers]
+    try:
+        yield ready
+    except SystemExit as left:
+        raise SystemExit(code or left.code) from None  # Ray's core makes a 1 of every code
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:
@@ -75,14 +120,42 @@ def check_address(host: str, port: int, config: ServeConfig) -> None:
             ) from None
 
 
+def refuse_beside_another() -> None:
+    """InputError where Ray Serve runs already."""
+    try:
+        ray.get_actor(CONTROLLER, namespace="serve")
+    except ValueError:
+        return
+    raise InputError(
+        "Ray Serve runs already on this cluster, with an address of its own; use "
+        "`serve deploy jobs/serve.yaml`"
+    )
+
+
+def check_resources(sizes: Mapping[str, Scale]) -> None:
+    """InputError where the deployments ask for more than the cluster has: Serve would wait for it
+    without end.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for what, field in (("CPU", "cpus"), ("GPU", "gpus")):
+        there = [float(node.get(what, 0)) for node in nodes]
+        for name, scale in sizes.items():
+            if getattr(scale, field) > max(there):
+                raise InputError(
+                    f"a replica of {name} asks for {getattr(scale, field):g} {what}s, the largest "
+                    f"node has {max(there):g}; change {field} of {name}"
+                )
+        asked = sum(scale.replicas * getattr(scale, field) for scale in sizes.values())
+        if asked > sum(there):
+            raise InputError(
+                f"the deployments ask for {asked:g} {what}s together, the cluster has "
+                f"{sum(there):g}; give fewer replicas, fewer {field} each, or fewer variants"
+            )
+
+
 def _start(bound: Any, config: ServeConfig, host: str, port: int) -> Any:
     from ray import serve
 
-    if _is_running():
-        raise InputError(
-            "Ray Serve runs already on this cluster, with an address of its own; use "
-            "`serve deploy jobs/serve.yaml`"
-        )
     serve.start(
         proxy_location="HeadOnly",
         http_options={
@@ -94,19 +167,8 @@ def _start(bound: Any, config: ServeConfig, host: str, port: int) -> Any:
     return serve.run(bound, name=NAME, route_prefix="/")
 
 
-def _is_running() -> bool:
-    try:
-        ray.get_actor(CONTROLLER, namespace="serve")
-    except ValueError:
-        return False
-    return True
-
-
-def _stop() -> None:
-    """Serve and, where it is private, Ray."""
+def _shutdown() -> None:
     from ray import serve
 
     with contextlib.suppress(Exception):  # a cluster that is gone has stopped
         serve.shutdown()
-    if not os.environ.get("RAY_ADDRESS"):
-        ray.shutdown()

@@ -34,6 +34,7 @@ from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.scoring import mixture_token_logprobs
 
 LOWEST = -9999.0  # JSON has no infinity
+MAX_TOKEN_CHARS = 32  # of a token on the average of a whole prompt: far more than any text has
 NOTHING = Continuation(text="", ids=[], ended=False)
 
 
@@ -65,15 +66,34 @@ class Completion:
         return PLAIN if self.row is None else shown_of(self.row, self.variant)
 
     def ids(self, lm: CausalLM) -> list[int]:
-        """The prompt's token ids; InputError where it leaves no room in the context."""
-        ids = lm.encode(self.prompt) if isinstance(self.prompt, str) else list(self.prompt)
+        """The prompt's token ids; InputError where it leaves no room in the context, or where the
+        LM has no such ids.
+        """
         room = lm.context_length - self.max_tokens - max(1, len(lm.bos_ids))
+        if isinstance(self.prompt, str):
+            # a million characters take seconds to encode, in which nobody else is answered
+            if len(self.prompt) > MAX_TOKEN_CHARS * max(room, 1):
+                raise InputError(
+                    f"the prompt has {len(self.prompt)} characters, far more than the LM's context "
+                    f"of {lm.context_length} tokens holds; shorten it"
+                )
+            ids = lm.encode(self.prompt)
+        else:
+            ids = list(self.prompt)
+            check_ids(lm, ids)
         if len(ids) > room:
             raise InputError(
                 f"the prompt has {len(ids)} tokens and {self.max_tokens} are to be written, but "
                 f"the LM's context holds {lm.context_length}; shorten the prompt or ask for fewer"
             )
         return ids
+
+
+def check_ids(lm: CausalLM, ids: Sequence[int]) -> None:
+    """InputError for ids that the LM does not know."""
+    size = lm.model.get_input_embeddings().weight.shape[0]
+    if wrong := [i for i in ids if not 0 <= i < size]:
+        raise InputError(f"token id {wrong[0]}, expected 0 to {size - 1}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

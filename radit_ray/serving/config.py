@@ -10,11 +10,12 @@ import ipaddress
 import os
 from typing import Any, ClassVar
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import Bounds, InputError, check_bounds
 
 STRICT: dict[str, Any] = {"extra": "forbid"}  # pydantic: a misspelt field of jobs/serve.yaml is one
 MIN_TOKEN = 16  # characters: a token is a secret that nobody should be able to guess
 NAME = "radit"  # of the Serve application
+STRICT = {"extra": "forbid"}  # pydantic reads jobs/serve.yaml: an unknown field is an error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,13 @@ class Limits:
     request_s: float = 60.0  # for an answer, waiting included; more: 503
     evaluate_s: float = 1800.0  # for an evaluate request
 
+    BOUNDS: ClassVar[Bounds] = {
+        "body_bytes": (1, None),
+        "in_flight": (1, None),
+        **dict.fromkeys(("body_s", "request_s", "evaluate_s"), (0.001, None)),
+    }
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -40,6 +48,12 @@ class Scale:
     max_replicas: int = 0
     cpus: float = 0.0  # of one replica
     gpus: float = 0.0  # of one replica; > 0 puts the model on CUDA
+
+    BOUNDS: ClassVar[Bounds] = {
+        "replicas": (1, None),
+        **dict.fromkeys(("max_replicas", "cpus", "gpus"), (0, None)),
+    }
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     @property
     def device(self) -> str:
@@ -64,6 +78,27 @@ class ServeConfig:
     max_batch: int = 32  # requests that an LM or encoder takes at once
     batch_tokens: int = 16384  # tokens of one forward pass
     limits: Limits = Limits()
+    log_contents: bool = False  # log lines also carry what was asked and answered
+
+    BOUNDS: ClassVar[Bounds] = {
+        "threads": (0, None),
+        "max_batch": (1, None),
+        "batch_tokens": (1, None),
+    }
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+
+def check_config(config: ServeConfig) -> None:
+    """InputError for a number out of range; the precision is known to whoever loads models."""
+    for one in (config, config.limits, config.retriever, config.shards, config.lm):
+        check_bounds(one, one.BOUNDS)
+    for name in ("retriever", "shards", "lm"):
+        scale: Scale = getattr(config, name)
+        if 0 < scale.max_replicas < scale.replicas:
+            raise InputError(
+                f"{name}: max_replicas={scale.max_replicas} is below replicas={scale.replicas}; "
+                "give more, or 0 for a fixed number"
+            )
 
 
 def read_token(path: str) -> str:

@@ -11,35 +11,34 @@ import asyncio
 import dataclasses
 import os
 import threading
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from ray import serve
-from ray.exceptions import RayActorError, WorkerCrashedError
 
 from radit_ray.core.errors import InputError
 from radit_ray.engines.answering import answer_batch
 from radit_ray.engines.connect import quiet
 from radit_ray.engines.explaining import explain
-from radit_ray.engines.plain_text import query_of
+from radit_ray.engines.plain_text import TAIL_CHARS, query_of
 from radit_ray.engines.ranking import query_encoder
 from radit_ray.engines.references import local_model
 from radit_ray.engines.sharded_index import IndexShard, merge_top_k
 from radit_ray.engines.variants import Row, Variant
 from radit_ray.models.causal_lm import CausalLM
-from radit_ray.serving.completing import Completion, Stream, Written, complete, with_logprobs
+from radit_ray.serving.calling import Fault, in_groups, retried
+from radit_ray.serving.completing import (
+    Completion,
+    Stream,
+    Written,
+    check_ids,
+    complete,
+    with_logprobs,
+)
 
 T = TypeVar("T")
-ATTEMPTS = 3  # of a call whose replica dies; Serve starts another one meanwhile
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """What was wrong with a call, in the one line of an InputError."""
-
-    message: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,16 +47,6 @@ class Found:
 
     query: str
     chunks: list[tuple[dict[str, Any], float]]
-
-
-async def retried(call: Callable[[], Awaitable[T]]) -> T:
-    """The result of a call; calls are pure, so one whose replica dies is made again."""
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return await call()
-        except (RayActorError, WorkerCrashedError):
-            await asyncio.sleep(0.1)
-    return await call()
 
 
 class Shard:
@@ -80,6 +69,10 @@ class Shard:
         wanted = np.unique(row_QK[row_QK >= 0])
         chunks = self.shard.chunks(wanted)
         return score_QK, row_QK, dict(zip(wanted.tolist(), chunks, strict=True))
+
+    async def info(self) -> dict[str, Any]:
+        """Whether it is there, and the memory of its process."""
+        return {"resident_bytes": resident_bytes()}
 
 
 class Retriever:
@@ -110,39 +103,48 @@ class Retriever:
 
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
     async def _batch(self, asked: list[tuple[str, int, bool]]) -> list[Found]:
+        return await self.found(asked)
+
+    async def found(self, asked: list[tuple[str, int, bool]]) -> list[Found]:
+        """`search` for several at once."""
         queries, vectors = await asyncio.to_thread(self._encode, asked)
-        depth = max(k for _, k, _ in asked)
+        results: list[Found | None] = [None] * len(asked)
+
+        async def search(k: int) -> None:
+            numbers = [i for i, (_, own, _) in enumerate(asked) if own == k]
+            found = await self._search([vectors[i] for i in numbers], k)
+            for number, chunks in zip(numbers, found, strict=True):
+                results[number] = Found(query=queries[number], chunks=chunks)
+
+        # each depth by itself: an approximate index looks farther for a larger k, so that an answer
+        # would depend on who else asks
+        await asyncio.gather(*(search(k) for k in sorted({k for _, k, _ in asked})))
+        return results  # type: ignore[return-value]
+
+    async def _search(self, queries: list[Any], k: int) -> list[list[tuple[dict[str, Any], float]]]:
+        """(chunk, score) pairs of each query, best first, from all shards."""
+        sent = np.stack(queries) if isinstance(queries[0], np.ndarray) else queries
         results = await asyncio.gather(
-            *(retried(lambda s=s: s.search.remote(vectors, depth)) for s in self.shards)
+            *(retried(lambda s=s: s.search.remote(sent, k)) for s in self.shards)
         )
         positions = [
             np.where(rows < 0, -1, rows + start)
             for (_, rows, _), start in zip(results, self.starts, strict=True)
         ]
-        score_QK, position_QK = merge_top_k([scores for scores, _, _ in results], positions, depth)
+        score_QK, position_QK = merge_top_k([scores for scores, _, _ in results], positions, k)
         chunks = {
             row + start: chunk
             for (_, _, own), start in zip(results, self.starts, strict=True)
             for row, chunk in own.items()
         }
         return [
-            Found(
-                query=query,
-                chunks=[
-                    (chunks[position], score)
-                    for position, score in zip(
-                        positions_K[:k].tolist(), scores_K[:k].tolist(), strict=True
-                    )
-                    if position >= 0
-                ],
-            )
-            for query, (_, k, _), positions_K, scores_K in zip(
-                queries, asked, position_QK, score_QK, strict=True
-            )
+            [(chunks[p], score) for p, score in zip(*pair, strict=True) if p >= 0]
+            for pair in zip(position_QK.tolist(), score_QK.tolist(), strict=True)
         ]
 
     async def info(self) -> dict[str, Any]:
-        """Whether it is there, and the memory of its process."""
+        """Whether it and its shards are there, and the memory of its process."""
+        await asyncio.gather(*(shard.info.remote() for shard in self.shards))
         return {"resident_bytes": resident_bytes()}
 
     def _encode(self, asked: list[tuple[str, int, bool]]) -> tuple[list[str], np.ndarray]:
@@ -190,12 +192,14 @@ class LanguageModel:
         return found
 
     async def texts(self, prompts: list[list[int]]) -> list[str] | Fault:
-        """Token ids as text."""
-        size = self.lm.model.get_input_embeddings().weight.shape[0]
-        for ids in prompts:
-            if wrong := [i for i in ids if not 0 <= i < size]:
-                return Fault(f"token id {wrong[0]}, expected 0 to {size - 1}")
-        return [self.lm.tokenizer.decode(ids) for ids in prompts]
+        """The ends of token ids as text, as far as a question is looked for in them."""
+        try:
+            for ids in prompts:
+                check_ids(self.lm, ids)
+        except InputError as error:
+            return Fault(str(error))
+        ends = [ids[-TAIL_CHARS:] for ids in prompts]
+        return await asyncio.to_thread(lambda: [self.lm.tokenizer.decode(ids) for ids in ends])
 
     async def info(self) -> dict[str, Any]:
         """Whether it is there, and the memory of its process."""
@@ -261,29 +265,6 @@ def prepare(threads: int, sharers: int) -> None:
     """
     quiet()
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // sharers))
-
-
-def in_groups(
-    asked: list[tuple[Any, Any]], work: Callable[[Any, list[Any]], list[Any]]
-) -> list[Any]:
-    """Results in the order asked, of one call of `work(key, items)` for each key; an item that
-    cannot be done gives a Fault, and the others of its group are done without it.
-    """
-    groups: dict[Any, list[int]] = {}
-    for number, (key, _) in enumerate(asked):
-        groups.setdefault(key, []).append(number)
-    results: list[Any] = [None] * len(asked)
-    for key, numbers in groups.items():
-        try:
-            found = work(key, [asked[number][1] for number in numbers])
-        except InputError as error:
-            if len(numbers) == 1:
-                found = [Fault(str(error))]
-            else:
-                found = [in_groups([asked[number]], work)[0] for number in numbers]
-        for number, result in zip(numbers, found, strict=True):
-            results[number] = result
-    return results
 
 
 def resident_bytes() -> int:

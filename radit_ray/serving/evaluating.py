@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -24,13 +25,14 @@ from radit_ray.data.tasks import PREFIX, TASKS, local_files
 from radit_ray.engines.measuring import measure
 from radit_ray.engines.ranking import chunk_columns
 from radit_ray.engines.variants import Row
-from radit_ray.serving.limits import Refused
+from radit_ray.serving.refusals import Refused
 from radit_ray.serving.schemas import EvaluateRequest
 from radit_ray.serving.service import Served, Service
 
 AT_ONCE = 8  # questions being answered: enough for batches, and others get their turn
 SEED = 0
 BOOTSTRAP = 2000
+RECALL = 5  # chunks that recall@5 looks at, also where a variant reads fewer
 
 
 class Evaluator:
@@ -108,12 +110,15 @@ class Evaluator:
                 task.cancel()
 
     async def _answered(self, served: Served, row: Row) -> Row:
-        """The prediction row of an example."""
+        """The prediction row of an example, from the chunks that `rank` would have found."""
         variant = served.variant
-        query = retrieval_query(row, variant.template)
+        query = retrieval_query(row)
         found: list[Any] = []
         if query and variant.k:
-            found = (await self.service.find(served, variant, query)).chunks
+            excluded, depth = set(row["exclude_ids"]), max(variant.k, RECALL)
+            deeper = dataclasses.replace(variant, k=depth + len(excluded))
+            chunks = (await self.service.find(served, deeper, query)).chunks
+            found = [pair for pair in chunks if pair[0]["id"] not in excluded][:depth]
         ranked = {**row, "query": query, **chunk_columns(found)}
         prediction: Row = await self.service.call(lambda: served.lm.answer.remote(ranked, variant))
         return prediction

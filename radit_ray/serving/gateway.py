@@ -1,12 +1,13 @@
 """The Serve application: which deployments a run's variants need, and the gateway in front of them.
 
-`application(config)` for `radit serve`; `deploy` is the import path of jobs/serve.yaml. Variants
-share what is equal: an LM, a query encoder, an index is loaded once, whoever uses it.
+`plan(config)` for `radit serve`; `deploy` is the import path of jobs/serve.yaml. Variants share
+what is equal: an LM, a query encoder, an index is loaded once, whoever uses it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from typing import Any
 
@@ -20,8 +21,9 @@ from radit_ray.data.artifacts import artifact_input, run_record
 from radit_ray.data.storage import exists, is_local, local
 from radit_ray.engines.asking import Parts, variant_parts
 from radit_ray.engines.sharded_index import shard_arguments, shard_starts
+from radit_ray.models.precision import resolve_precision
 from radit_ray.serving.app import build_app
-from radit_ray.serving.config import Scale, ServeConfig, read_token
+from radit_ray.serving.config import Scale, ServeConfig, check_config, read_token
 from radit_ray.serving.deployments import LanguageModel, Retriever, Shard
 from radit_ray.serving.service import Served, Service
 
@@ -47,8 +49,19 @@ class Gateway:
             await asyncio.sleep(DRAIN_S)
 
 
-def application(config: ServeConfig) -> Application:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be started."""
+
+    application: Application
+    variants: tuple[str, ...]
+    sizes: dict[str, Scale]  # of each deployment behind the gateway
+
+
+def plan(config: ServeConfig) -> Plan:
     """The deployments of a run, bound together. InputError where it cannot be served."""
+    check_config(config)
+    resolve_precision(config.precision)
     token = read_token(config.token_file)
     parts = {name: variant_parts(config.run, name) for name in variants_of(config)}
     made = _Made(config, num_lms=len({_lm_key(one) for one in parts.values()}))
@@ -64,17 +77,20 @@ def application(config: ServeConfig) -> Application:
         graceful_shutdown_timeout_s=limits.request_s,
         health_check_period_s=HEALTH_S,
     )
-    return gateway.bind(config, token, served)
+    return Plan(
+        application=gateway.bind(config, token, served), variants=tuple(parts), sizes=made.sizes
+    )
 
 
 def deploy(arguments: dict[str, Any]) -> Application:
     """`args` of jobs/serve.yaml: the fields of `ServeConfig`."""
     try:
-        return application(TypeAdapter(ServeConfig).validate_python(arguments))
+        config = TypeAdapter(ServeConfig).validate_python(arguments)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"args of the application: {where}: {first['msg']}") from None
+    return plan(config).application
 
 
 def variants_of(config: ServeConfig) -> tuple[str, ...]:
@@ -98,6 +114,7 @@ class _Made:
     def __init__(self, config: ServeConfig, *, num_lms: int) -> None:
         self.config, self.num_lms = config, num_lms
         self.made: dict[str, Any] = {}
+        self.sizes: dict[str, Scale] = {}
         self.numbers: dict[str, dict[tuple[Any, ...], int]] = {}
 
     def served(self, parts: Parts) -> dict[str, Any]:
@@ -158,6 +175,7 @@ class _Made:
         if name not in self.made:
             sized = serve.deployment(kind).options(name=name, **_size(scale, self.config.max_batch))
             self.made[name] = sized.bind(*bound, **options)
+            self.sizes[name] = scale
         return self.made[name]
 
 

@@ -1,8 +1,7 @@
-"""What stands in front of every endpoint: who may ask, how much, how long; and errors as JSON.
+"""What stands in front of every endpoint: who may ask, how much, how long.
 
 An ASGI layer, so that a request that is refused costs next to nothing and its body is never read
-whole. Errors have OpenAI's form, {"error": {"message", "type", "param", "code"}}, and say what to
-change.
+whole.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from starlette.exceptions import HTTPException
-
 from radit_ray.serving.config import Limits, is_loopback, token_hash
 from radit_ray.serving.counting import Counters
+from radit_ray.serving.refusals import EVENTS, Refused, error_event
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -32,57 +30,39 @@ OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
 OPEN_FOLDER = "/page/"
 WORK = "/v1/"  # counted against `Limits.in_flight`
 _LONG = ("/v1/evaluate",)
+LOGGED = 2000  # bytes of a body, where contents are logged at all
 _ID = re.compile(r"[\w.-]{1,64}")
-KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "server_error",
-    503: "overloaded_error",
-}
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
     # the page and its own files, nothing from elsewhere
-    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
+    # and no form that is sent anywhere: the page's own are read by its script
+    (
+        b"content-security-policy",
+        b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
 ]
 
 
-class Refused(HTTPException):
-    """A request that is not done: its status and what to change. FastAPI lets its own kind through
-    wherever it is raised, also while it reads a body.
+class Guard:
+    """The layer. `token` is the hash of the bearer token, "" = only this machine may ask; `paths`
+    are those that are counted by name, also where nobody routes them any more.
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, retry_after: int = 0
+        self,
+        app: Any,
+        *,
+        token: str,
+        limits: Limits,
+        counters: Counters,
+        paths: frozenset[str] = frozenset(),
+        log_contents: bool = False,
     ) -> None:
-        super().__init__(status, message)
-        self.status, self.message, self.param = status, message, param
-        self.retry_after = retry_after or (1 if status in (429, 503) else 0)
-        self.headers = self._headers()
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The error as the response carries it."""
-        kind = KINDS.get(self.status, "invalid_request_error")
-        error = {"message": self.message, "type": kind, "param": self.param, "code": kind}
-        return {"error": error}
-
-    def _headers(self) -> dict[str, str]:
-        found = {"retry-after": str(self.retry_after)} if self.retry_after else {}
-        return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
-
-
-class Guard:
-    """The layer. `token` is the hash of the bearer token, "" = only this machine may ask."""
-
-    def __init__(self, app: Any, *, token: str, limits: Limits, counters: Counters) -> None:
         self.app, self.token, self.limits, self.counters = app, token, limits, counters
+        self.paths, self.log_contents = paths, log_contents
         self.draining = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -95,7 +75,10 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
         own = headers.get("x-request-id", b"").decode("latin-1")
         request = _Request(
-            id=own if _ID.fullmatch(own) else uuid.uuid4().hex, scope=scope, send=send
+            id=own if _ID.fullmatch(own) else uuid.uuid4().hex,
+            scope=scope,
+            send=send,
+            keep=LOGGED if self.log_contents else 0,
         )
         try:
             self._admit(scope, headers)
@@ -151,13 +134,14 @@ class Guard:
                 429, f"{limits.in_flight} requests are being answered; ask again in a second"
             )
         length = headers.get("content-length", b"0")
-        if length.isdigit() and int(length) > limits.body_bytes:
+        # an int of thousands of digits is a ValueError
+        if length.isdigit() and int(length[:18]) > limits.body_bytes:
             raise _too_large(limits)
         seconds = limits.evaluate_s if path in _LONG else limits.request_s
         with self.counters.working():
             try:
                 async with asyncio.timeout(seconds):
-                    await self.app(scope, _Body(receive, limits), request.reply)
+                    await self.app(scope, _Body(receive, limits, request), request.reply)
             except TimeoutError:
                 raise Refused(
                     503,
@@ -169,31 +153,45 @@ class Guard:
         seconds = time.perf_counter() - request.started
         status = request.status or 499  # nobody waited for the answer
         route = request.scope.get("route")
-        path = getattr(route, "path", "") or "other"
+        asked = request.scope["path"]
+        path = getattr(route, "path", "") or (asked if asked in self.paths else "other")
         method = request.scope["method"]
         self.counters.done(method, path, status, seconds)
         LOG.info("radit %s %s %s %d %.0f ms", request.id, method, path, status, 1000 * seconds)
+        if self.log_contents:
+            LOG.info("radit %s asked %r answered %r", request.id, request.asked, request.answered)
 
 
 class _Request:
-    """One request: its id, when it came, what was answered."""
+    """One request: its id, when it came, what was answered; `keep` bytes of either side, to be
+    logged.
+    """
 
-    def __init__(self, *, id: str, scope: Message, send: Send) -> None:
-        self.id, self.scope, self.send = id, scope, send
+    def __init__(self, *, id: str, scope: Message, send: Send, keep: int) -> None:
+        self.id, self.scope, self.send, self.keep = id, scope, send, keep
         self.started, self.status = time.perf_counter(), 0
+        self.streams = self.ended = False
+        self.asked = self.answered = b""
 
     async def reply(self, message: Message) -> None:
         """Sends on, with the headers that every response has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            known = {name.lower() for name, _ in message.get("headers", ())}
+            known = dict(message.get("headers", ()))
+            self.streams = known.get(b"content-type", b"").startswith(EVENTS.encode())
             more = [(name, value) for name, value in HEADERS if name not in known]
             message = {**message, "headers": [*message.get("headers", ()), *more]}
+        else:
+            self.ended = not message.get("more_body", False)
+            self.answered += message.get("body", b"")[: self.keep - len(self.answered)]
         await self.send(message)
 
     async def refuse(self, refused: Refused) -> None:
-        """An error as the response, unless one has begun: then it just ends."""
+        """An error as the response; as the last event of one that streams."""
         if self.status:
+            if self.streams and not self.ended:
+                body = error_event(refused).encode()
+                await self.reply({"type": "http.response.body", "body": body})
             return
         body = json.dumps(refused.body).encode()
         headers = {**refused.headers, "content-type": "application/json"}
@@ -207,8 +205,8 @@ class _Request:
 class _Body:
     """The receiving side of a request, which ends where the body grows too large or too slowly."""
 
-    def __init__(self, receive: Receive, limits: Limits) -> None:
-        self.receive, self.limits = receive, limits
+    def __init__(self, receive: Receive, limits: Limits, request: _Request) -> None:
+        self.receive, self.limits, self.request = receive, limits, request
         self.left, self.whole = limits.body_bytes, False
         self.until = time.perf_counter() + limits.body_s
 
@@ -222,7 +220,9 @@ class _Body:
             raise Refused(
                 408, f"the body was not there after {self.limits.body_s:g} s; send it at once"
             ) from None
-        self.left -= len(message.get("body", b""))
+        body = message.get("body", b"")
+        self.left -= len(body)
+        self.request.asked += body[: self.request.keep - len(self.request.asked)]
         if self.left < 0:
             raise _too_large(self.limits)
         self.whole = not message.get("more_body", False)

@@ -8,9 +8,10 @@ stands in front of the prompt as it does in training, "Background: {title} {text
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from radit_ray.data.rows import text_fault
@@ -18,10 +19,11 @@ from radit_ray.engines.asking import question_row
 from radit_ray.engines.ranking import chunk_columns
 from radit_ray.engines.variants import Variant
 from radit_ray.serving.completing import Completion, Written
-from radit_ray.serving.deployments import Fault, Found, retried
-from radit_ray.serving.limits import Refused
+from radit_ray.serving.deployments import Found
+from radit_ray.serving.refusals import Refused
 from radit_ray.serving.schemas import (
     PROMPTS,
+    QUESTION_CHARS,
     ChatMessage,
     ChatRequest,
     CompletionRequest,
@@ -61,9 +63,10 @@ async def completions(service: Service, asked: CompletionRequest) -> AsyncGenera
                 "stream goes with one prompt, without echo and logprobs; leave stream out",
                 param="stream",
             )
-        async for piece, written in _pieces(service, served, jobs[0]):
-            choice = {"index": 0, "text": piece, "logprobs": None}
-            yield _piece(head, choice, written, extra)
+        async with contextlib.aclosing(_pieces(service, served, jobs[0])) as pieces:
+            async for piece, written in pieces:
+                choice = {"index": 0, "text": piece, "logprobs": None}
+                yield _piece(head, choice, written, extra)
         if _usage_asked(asked):
             yield {**head, "choices": [], "usage": _usage([written])}
         return
@@ -103,11 +106,12 @@ async def chat(service: Service, asked: ChatRequest) -> AsyncGenerator[Event]:
         head["object"] = "chat.completion.chunk"
         role = {"role": "assistant"}
         first = True
-        async for piece, written in _pieces(service, served, job):
-            text = piece.lstrip() if first else piece
-            delta = {"content": text} if text or not written else {}
-            yield _piece(head, {"index": 0, "delta": role | delta}, written, extra)
-            role, first = {}, first and not text
+        async with contextlib.aclosing(_pieces(service, served, job)) as pieces:
+            async for piece, written in pieces:
+                text = piece.lstrip() if first else piece
+                delta = {"content": text} if text or not written else {}
+                yield _piece(head, {"index": 0, "delta": role | delta}, written, extra)
+                role, first = {}, first and not text
         if _usage_asked(asked):
             yield {**head, "choices": [], "usage": _usage([written])}
         return
@@ -137,8 +141,17 @@ def conversation(messages: Sequence[ChatMessage]) -> tuple[str, str]:
             question = text
         else:
             lines.append(f"A: {text}")
-    if not question or messages[-1].role != "user":
+    if messages[-1].role != "user":
         raise Refused(422, "the last message is not the user's; end with one", param="messages")
+    if not question:
+        raise Refused(422, "the last message is empty; give some text", param="messages")
+    if len(question) > QUESTION_CHARS:
+        raise Refused(
+            422,
+            f"the last message has {len(question)} characters, expected at most {QUESTION_CHARS}; "
+            "shorten it",
+            param="messages",
+        )
     head = "".join(f"{text}\n\n" for text in front if text)
     return head + "\n".join([*lines, "A:"]), question
 
@@ -197,25 +210,16 @@ async def _find(
 
 async def _pieces(
     service: Service, served: Served, job: Completion
-) -> AsyncIterator[tuple[str, Written | None]]:
+) -> AsyncGenerator[tuple[str, Written | None]]:
     """(text, None) of each piece as it is written, at last ("", what was written)."""
-    response = await retried(lambda: _started(served, job))
-    first, rest = response
-    while True:
-        if isinstance(first, Fault):
-            raise Refused(422, first.message)
-        if isinstance(first, Written):
-            _count(service, job.variant, [first])
-            yield "", first
-            return
-        yield first, None
-        first = await anext(rest)
-
-
-async def _started(served: Served, job: Completion) -> tuple[Any, AsyncIterator[Any]]:
-    """(the first item, the others) of a stream: up to here a call can be made again."""
-    rest = aiter(served.lm.options(stream=True).stream.remote(job))
-    return await anext(rest), rest
+    remote = served.lm.options(stream=True).stream.remote
+    async with contextlib.aclosing(service.stream(lambda: remote(job))) as items:
+        async for item in items:
+            if isinstance(item, Written):
+                _count(service, job.variant, [item])
+                yield "", item
+            else:
+                yield item, None
 
 
 def _piece(
@@ -248,6 +252,9 @@ def _retrieved(found: Found, variant: Variant) -> dict[str, Any]:
 
 def _stop(asked: OpenAIRequest) -> tuple[str, ...]:
     stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    for text in stop:
+        if fault := text_fault(text):
+            raise Refused(422, f"a stop string {fault}; change it", param="stop")
     return tuple(text for text in stop if text)
 
 

@@ -14,6 +14,7 @@ CHOICES = 64
 QUESTIONS = 200  # of one evaluate request
 MODELS = 16  # of one evaluate request
 STOPS = 8
+STOP_CHARS = 200
 
 Text = Annotated[
     str,
@@ -177,6 +178,10 @@ class Error(BaseModel):
 
 
 Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Stop = Annotated[str, Field(max_length=STOP_CHARS)]
+# fields of OpenAI's that cannot be had, with the values that ask for nothing
+NoObject = Annotated[dict[str, Any], Field(max_length=0)]
+NoList = Annotated[list[Any], Field(max_length=0)]
 
 
 class Retrieval(Strict):
@@ -195,12 +200,13 @@ class OpenAIRequest(Retrieval):
     model: Name
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
-    stop: str | list[str] | None = Field(None, max_length=STOPS)
+    stop: Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    logit_bias: NoObject | None = None
     seed: int | None = None
     user: Name | None = None
 
@@ -213,6 +219,7 @@ class CompletionRequest(OpenAIRequest):
     echo: bool | None = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    suffix: Literal[""] | None = None
 
 
 class Part(Strict):
@@ -230,9 +237,21 @@ class ChatMessage(Strict):
     name: Name | None = None
 
 
+class TextFormat(Strict):
+    """The one format of answers."""
+
+    type: Literal["text"]
+
+
 class ChatRequest(OpenAIRequest):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=PROMPTS)
     max_tokens: Annotated[int, Field(ge=1, le=ANSWER_TOKENS)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=ANSWER_TOKENS)] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    response_format: TextFormat | None = None
+    tools: NoList | None = None
+    tool_choice: Literal["none"] | None = None
+    store: Literal[False] | None = None

@@ -8,10 +8,11 @@ costs no memory here, and makes a call again whose replica died.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ from radit_ray.data.rows import example_row
 from radit_ray.engines.asking import question_row
 from radit_ray.engines.ranking import chunk_columns
 from radit_ray.engines.variants import Row, Variant, weights_of
+from radit_ray.serving.calling import LOST, Fault, retried, streamed
 from radit_ray.serving.config import ServeConfig
 from radit_ray.serving.counting import Counters
-from radit_ray.serving.deployments import Fault, Found, retried
-from radit_ray.serving.limits import Refused
+from radit_ray.serving.deployments import Found
+from radit_ray.serving.refusals import Refused
 from radit_ray.serving.schemas import AnswerRequest, RetrieveRequest, ScoreRequest
 
 READY_S = 5.0  # for the deployments to say that they are there
+READY_FOR_S = 1.0  # that an answer of theirs holds: anybody may ask, and each check costs calls
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class Service:
         self.config, self.served = config, dict(served)
         self.counters = Counters()
         self.started = int(time.time())
+        self.check: asyncio.Task[bool] | None = None
+        self.checked = 0.0
 
     def pick(self, model: str, k: int | None, ensemble: str | None) -> tuple[Served, Variant]:
         """The variant asked for, with the request's own k and ensemble; 404 for one that is not
@@ -78,19 +83,19 @@ class Service:
         )
         return found
 
-    async def call(self, make: Any) -> Any:
+    async def call(self, make: Callable[[], Any]) -> Any:
         """One call of a deployment, made again where its replica dies; Refused where it cannot be
         done.
         """
-        try:
-            result = await retried(make)
-        except BackPressureError:
-            raise Refused(429, "the queue is full; ask again in a second") from None
-        except DeploymentUnavailableError:
-            raise Refused(503, "a part of the server is not there; ask again later") from None
-        if isinstance(result, Fault):
-            raise Refused(422, result.message)
-        return result
+        with _refusing():
+            return _checked(await retried(make))
+
+    async def stream(self, make: Callable[[], Any]) -> AsyncGenerator[Any]:
+        """The items of a streaming call, likewise."""
+        with _refusing():
+            async with contextlib.aclosing(streamed(make)) as items:
+                async for item in items:
+                    yield _checked(item)
 
     async def retrieve(self, asked: RetrieveRequest) -> dict[str, Any]:
         """What a question finds; a closed-book variant searches too, where k is given."""
@@ -176,16 +181,24 @@ class Service:
         return prediction
 
     async def ready(self) -> bool:
-        """Whether every deployment answers."""
-        lms = {one.lm_name: one for one in self.served.values()}
-        encoders = {one.encoder: one for one in self.served.values()}
-        calls = [one.lm.info.remote() for one in lms.values()]
-        calls += [one.retriever.info.remote() for one in encoders.values()]
+        """Whether every deployment answers: one check for all who ask within a second."""
+        if self.check is None or (
+            self.check.done() and time.monotonic() - self.checked > READY_FOR_S
+        ):
+            self.check = asyncio.create_task(self._parts_answer())
+        return await asyncio.shield(self.check)  # whoever goes does not end it for the others
+
+    async def _parts_answer(self) -> bool:
+        lms = {one.lm_name: one.lm for one in self.served.values()}
+        encoders = {one.encoder: one.retriever for one in self.served.values()}
+        calls = [part.info.remote() for part in (*lms.values(), *encoders.values())]
         try:
             async with asyncio.timeout(READY_S):
                 await asyncio.gather(*calls)
         except Exception:  # whatever it is, it is not ready
             return False
+        finally:
+            self.checked = time.monotonic()
         return True
 
     def models(self) -> list[dict[str, Any]]:
@@ -211,6 +224,23 @@ class Service:
             }
             for name, one in self.served.items()
         ]
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What Serve and Ray raise, as the client is told it."""
+    try:
+        yield
+    except BackPressureError:
+        raise Refused(429, "the queue is full; ask again in a second") from None
+    except (DeploymentUnavailableError, *LOST):
+        raise Refused(503, "a part of the server is not there; ask again later") from None
+
+
+def _checked(result: Any) -> Any:
+    if isinstance(result, Fault):
+        raise Refused(result.status, result.message)
+    return result
 
 
 def p_r(found: Found, variant: Variant) -> list[float]:

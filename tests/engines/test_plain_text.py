@@ -6,6 +6,9 @@ writes is what evaluate predicts for the same prompt.
 from __future__ import annotations
 
 import itertools
+import random
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from radit_ray.engines.plain_text import (
     continuation_logprobs,
     continuations,
     fit_prompts,
+    last_question,
     query_of,
     text_logprobs,
 )
@@ -238,6 +242,34 @@ def test_the_query_is_the_last_question(
 ) -> None:
     assert query_of(opened("replug").encoder, context, "question") == query
     assert query_of(opened("replug").encoder, context, "context") == " ".join(context.split())
+
+
+def test_the_last_question_is_what_one_pattern_for_all_of_it_finds() -> None:
+    slow = re.compile(r"\b(?:Q|Question):\s*(.*?)\s*(?=\n|\bA:|\bAnswer:|\Z)")
+    draw = random.Random(0)
+    pieces = ("Q:", "Question:", "A:", "Answer:", "\n", " ", "\t", "who", "faQ:", "is?")
+    for _ in range(4000):
+        text = "".join(draw.choices(pieces, k=draw.randint(0, 12)))
+        found = [question for question in slow.findall(text) if question]
+        assert last_question(text) == (found[-1] if found else ""), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Q: a" + " " * 900_000 + "b\n", "Q:" * 450_000, "Q:" + "\n" * 900_000 + "b", "Q: a\nA:" * 99],
+)
+def test_a_question_is_found_in_time_that_grows_with_its_text(text: str) -> None:
+    started = time.perf_counter()
+    assert last_question(text)
+    assert time.perf_counter() - started < 5  # quadratic: hours
+
+
+def test_only_the_end_of_a_long_context_is_looked_at(opened: Callable[[str], Opened]) -> None:
+    encoder = opened("replug").encoder
+    far = "Q: who wrote Emma?\n" + "word " * 100_000
+    assert "Emma" not in query_of(encoder, far, "question")
+    near = "word " * 100_000 + "\nQ: who wrote Emma?\nA:"
+    assert query_of(encoder, near, "question") == "who wrote Emma?"
 
 
 def test_a_context_without_question_is_searched_with_its_end(

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterator
 
 import pytest
 from chain import Chain, write_run
 from client import Client
+from process import free_port
 
 from radit_ray.serving.config import Limits, ServeConfig
 
 VARIANTS = ("replug", "closed-book", "tokens")
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +25,7 @@ def served(run: str) -> Iterator[Client]:
     """The endpoint, on three index shards; exact precision, so that results can be compared."""
     from ray import serve
 
-    from radit_ray.serving.gateway import application
+    from radit_ray.serving.gateway import plan
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     config = ServeConfig(
@@ -40,6 +33,6 @@ def served(run: str) -> Iterator[Client]:
     )
     port = free_port()
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-    serve.run(application(config), name="radit", route_prefix="/")
+    serve.run(plan(config).application, name="radit", route_prefix="/")
     yield Client(port)
     serve.shutdown()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import time
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from radit_ray.engines.ranking import chunk_columns
 from radit_ray.engines.variants import Variant
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.scoring import mixture_token_logprobs
+from radit_ray.serving.calling import Fault, in_groups
 from radit_ray.serving.completing import Completion, Stream, Written, complete, with_logprobs
 
 PROMPT = "Q: Who is the mayor of Arden?\nA:"
@@ -176,5 +178,24 @@ def test_a_stream_that_nobody_reads_stops_at_the_next_token(lm: CausalLM) -> Non
 def test_a_prompt_too_long_is_refused_and_white_space_is_kept(lm: CausalLM) -> None:
     with pytest.raises(InputError, match="shorten the prompt or ask for fewer"):
         complete(lm, [job(prompt="word " * 400)], batch_tokens=BATCH)
+    started = time.perf_counter()
+    with pytest.raises(InputError, match="far more than the LM's context"):
+        complete(lm, [job(prompt="a" * 1_000_000)], batch_tokens=BATCH)
+    assert time.perf_counter() - started < 0.5  # to encode it takes seconds
     (written,) = complete(lm, [job(prompt="  x\n ", echo=True, max_tokens=2)], batch_tokens=BATCH)
     assert written.text.startswith(raw_text(lm, lm.encode("  x\n ")))
+
+
+def test_ids_that_the_lm_does_not_have_spoil_no_other_prompt(lm: CausalLM) -> None:
+    bad = [job(prompt=(10**6,)), job(prompt=(10**6,), echo=True, logprobs=1), job(stop=("\ud800",))]
+
+    def work(key: Any, asked: list[Completion]) -> list[Written]:
+        if asked[0].logprobs is None:
+            return complete(lm, asked, batch_tokens=BATCH)
+        return [with_logprobs(lm, one, batch_tokens=BATCH) for one in asked]
+
+    one, other, third, good = in_groups([(one.key, one) for one in (*bad, job())], work)
+    size = lm.model.get_input_embeddings().weight.shape[0]
+    assert one == other == Fault(f"token id 1000000, expected 0 to {size - 1}")
+    assert third.status == 500
+    assert good == complete(lm, [job()], batch_tokens=BATCH)[0]

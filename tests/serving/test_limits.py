@@ -58,8 +58,8 @@ async def ask(
 
     given = {"host": "127.0.0.1:8000", **{k.replace("_", "-"): v for k, v in headers.items()}}
     pairs = [(name.encode(), value.encode()) for name, value in given.items()]
-    scope = {"type": "http", "method": method, "path": path, "headers": pairs}
-    await guard(scope | {"client": (client, 5)}, receive, send)
+    scope = {"type": "http", "method": method, "path": path, "headers": pairs, "scheme": "http"}
+    await guard(scope | {"client": (client, 5), "query_string": b""}, receive, send)
     start, *rest = sent
     found = {name.decode(): value.decode() for name, value in start["headers"]}
     return start["status"], found, b"".join(part["body"] for part in rest)

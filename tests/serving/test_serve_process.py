@@ -5,6 +5,7 @@ OpenAPI document holds against schemathesis; lm-evaluation-harness and a browser
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import json
 import os
@@ -23,8 +24,7 @@ import pytest
 from browser import OVERFLOW, Browser, browser, find
 from chain import Chain
 from client import Client, Reply
-from conftest import free_port
-from process import Endpoint, endpoint
+from process import Endpoint, endpoint, free_port
 from tiny import questions, write_jsonl
 
 from radit_ray.engines.asking import open_variant
@@ -68,6 +68,54 @@ def test_a_killed_replica_loses_no_question_and_is_replaced(served: Endpoint, pa
         assert time.monotonic() < until
         time.sleep(0.5)
     assert served.parts()[part].pid != victim.pid
+
+
+def test_a_stream_goes_on_where_its_replica_is_killed(served: Endpoint) -> None:
+    asked = {"model": "tokens", "prompt": f"Q: {ASKED[0]}\nA:", "max_tokens": 160}
+    whole = served.client.post("/v1/completions", **asked).json["choices"][0]["text"]
+    victim = served.parts()["lm-0"]  # while it computes it has another title
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
+    body = json.dumps({**asked, "stream": True})
+    connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+    response = connection.getresponse()
+    begun = response.readline()
+    victim.kill()
+    found = Reply(response.status, {}, begun + response.read()).events
+    connection.close()
+    assert found[-1] == "[DONE]"
+    assert "".join(event["choices"][0]["text"] for event in found[:-1]) == whole
+    until = time.monotonic() + 120
+    while served.parts().get("lm-0", victim).pid == victim.pid:
+        assert time.monotonic() < until
+        time.sleep(0.5)
+
+
+def test_what_a_client_has_left_is_not_computed(served: Endpoint) -> None:
+    """Long texts asked for and left: who comes next does not wait for them."""
+    asked = {"model": "replug", "prompt": [f"Q: {text}\nA:" for text in ASKED], "max_tokens": 150}
+    started = time.perf_counter()
+    assert served.client.post("/v1/completions", **asked).status == 200
+    alone = time.perf_counter() - started
+    one = {**asked, "model": "tokens", "prompt": "Q: a", "stream": True}
+    for body in (json.dumps(asked), json.dumps(one)):
+        left = []
+        for _ in range(12):
+            connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
+            connection.request(
+                "POST", "/v1/completions", body, {"content-type": "application/json"}
+            )
+            left.append(connection)
+        time.sleep(0.3)
+        for connection in left:
+            connection.close()
+        started = time.perf_counter()
+        assert ask(served.client, 0).status == 200
+        # what computes already is finished, what waited is not begun
+        assert time.perf_counter() - started < 5 * alone + 2
+        until = time.monotonic() + 5
+        while "radit_requests_in_flight 0.0" not in served.client.get("/metrics").body.decode():
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 def flood(client: Client, number: int) -> list[tuple[Reply, float]]:
@@ -132,11 +180,16 @@ def test_odd_connections_harm_nobody(served: Endpoint) -> None:
         time.sleep(0.5)
 
 
-def test_the_openapi_document_holds(served: Endpoint) -> None:
+# an evaluation takes its time, and one runs at a time
+@pytest.mark.parametrize(("which", "examples"), [("exclude", 15), ("include", 8)])
+def test_the_openapi_document_holds(served: Endpoint, which: str, examples: int) -> None:
     pytest.importorskip("schemathesis")
     command = [str(Path(sys.executable).with_name("st")), "run"]
-    command += [f"{served.client.base}/openapi.json", "--max-examples", "15", "--seed", "1"]
-    command += ["--exclude-path", "/v1/evaluate", "--request-timeout", "120", "--no-color"]
+    command += [f"{served.client.base}/openapi.json", "--max-examples", str(examples)]
+    command += ["--seed", "1", f"--{which}-path", "/v1/evaluate"]
+    command += ["--request-timeout", "300", "--no-color"]
+    # a question may fit its field and not the LM's context; either task or examples are given
+    command += ["--exclude-checks", "positive_data_acceptance"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:]
 
@@ -247,6 +300,61 @@ def test_the_page_in_a_browser(
     assert tab.value(OVERFLOW) == []
     paper = tab.value("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(20, 22, 26)" if dark else "rgb(255, 255, 255)")
+
+
+def test_the_page_takes_a_token_and_forgets_one_that_no_header_can_carry(
+    run: str, tab: Browser, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a-secret-of-this-test-alone\n")
+    options = ("--variant", "replug", "--token-file", str(token), "--log-contents")
+    with endpoint(run, free_port(), tmp_path, *options) as guarded:
+        tab.open(f"{guarded.client.base}/", width=1280, dark=False)
+        for stored in ("", "caf\u00e9-\u4f60\u597d-0123456789"):
+            tab.value(f"sessionStorage.setItem('radit-token', {json.dumps(stored)})")
+            tab.open(f"{guarded.client.base}/?{len(stored)}", width=1280, dark=False)
+            tab.wait("document.querySelector('#token-dialog').open")
+        tab.value("document.querySelector('#token').focus()")
+        tab.type(stored)
+        tab.press("Enter", 13)
+        assert tab.value("document.querySelector('#token').validity.patternMismatch")
+        assert tab.value("document.querySelector('#token-dialog').open")
+        tab.value("document.querySelector('#token').value = ''")
+        tab.type(token.read_text().strip())
+        tab.picture(tmp_path / "token.png")
+        tab.press("Enter", 13)
+        tab.wait("document.querySelector('#question').placeholder")
+        assert tab.value("sessionStorage.getItem('radit-token')") == token.read_text().strip()
+
+
+def test_a_signal_while_models_load_ends_it(run: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "radit_ray.cli", "serve", run, "--port", str(free_port())]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen([*command, "--variant", "replug"], stderr=out, env=env)
+    until = time.monotonic() + 300
+    while "loading" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    time.sleep(1)  # replicas are being started
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + 15, log.read_text()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    assert log.read_text().splitlines()[-1] == "radit: stopped before it answered"
+
+
+def test_more_than_the_machine_has_is_refused(run: str) -> None:
+    command = [sys.executable, "-m", "radit_ray.cli", "serve", run, "--lm.gpus", "64"]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*command, "--port", str(free_port())], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 2
+    assert "a replica of lm-0 asks for 64 GPUs" in done.stderr.splitlines()[-1]
 
 
 def test_a_signal_finishes_what_runs_and_stops_everything(

@@ -19,7 +19,11 @@ function drawn(name, attributes, text = "") {
 
 // --- asking the server ---
 
+// what a header can carry: fetch throws at anything else, and would again after each reload
+const usable = (text) => /^[!-~]+$/.test(text);
+
 let token = sessionStorage.getItem("radit-token") ?? "";
+if (!usable(token)) token = "";
 
 async function call(path, body, signal) {
   for (;;) {
@@ -54,7 +58,8 @@ function askForToken() {
   asking ??= new Promise((resolve) => {
     const dialog = byId("token-dialog");
     dialog.addEventListener("close", () => {
-      token = byId("token").value.trim();
+      const given = byId("token").value.trim();
+      token = usable(given) ? given : "";
       byId("token").value = "";
       sessionStorage.setItem("radit-token", token);
       asking = null;
