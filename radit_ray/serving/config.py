@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from radit_ray.core.errors import Bounds, InputError, check_bounds
 
-STRICT: dict[str, Any] = {"extra": "forbid"}  # pydantic: a misspelt field of jobs/serve.yaml is one
 MIN_TOKEN = 16  # characters: a token is a secret that nobody should be able to guess
 NAME = "radit"  # of the Serve application
 STRICT = {"extra": "forbid"}  # pydantic reads jobs/serve.yaml: an unknown field is an error
@@ -36,7 +35,6 @@ class Limits:
         "in_flight": (1, None),
         **dict.fromkeys(("body_s", "request_s", "evaluate_s"), (0.001, None)),
     }
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,6 @@ class Scale:
         "replicas": (1, None),
         **dict.fromkeys(("max_replicas", "cpus", "gpus"), (0, None)),
     }
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     @property
     def device(self) -> str:
@@ -85,7 +82,6 @@ class ServeConfig:
         "max_batch": (1, None),
         "batch_tokens": (1, None),
     }
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
 
 def check_config(config: ServeConfig) -> None:
