@@ -15,7 +15,8 @@ RETRIEVER = "a/retriever"
 
 
 def r_ft_artifact(folder: Path, best_step: int) -> str:
-    manifest = {"format_version": 1, "metrics": {"best_step": best_step}}
+    manifest = {"format_version": 1, "stage": "r-ft", "fingerprint": "f", "files": []}
+    manifest["metrics"] = {"best_step": best_step}
     storage.write_json(str(folder / "manifest.json"), manifest)
     return str(folder)
 

@@ -42,7 +42,8 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Input:
     for number, part in enumerate((rows[::2], rows[1::2])):
         table = pa.Table.from_pylist(part, schema=RANKED)
         files.append(commit_shard(folder, f"part-{number}.parquet", table))
-    storage.write_json(f"{folder}/manifest.json", {"format_version": 1, "files": files})
+    made = {"format_version": 1, "stage": "retrieve", "fingerprint": "f", "files": files}
+    storage.write_json(f"{folder}/manifest.json", made)
     return Input(path=folder, fingerprint="")
 
 

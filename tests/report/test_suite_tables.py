@@ -97,7 +97,8 @@ def test_the_interval_of_a_difference_is_paired(entries: dict[str, Any]) -> None
 
 def test_what_is_missing_says_what_would_bring_it(entries: dict[str, Any]) -> None:
     assert entries["RA-DIT"]["missing"] == ""
-    assert entries["64-shot"]["missing"] == "radit few-shot RUN --output DIR"
+    missing = entries["64-shot"]["missing"]
+    assert missing == "radit few-shot RUN --output DIR, then --variants RUN,DIR/variants.json"
     assert "ours" not in entries["ATLAS"]
     assert entries["ATLAS"]["paper"]["nq"]["trust"] == "recalled"
     assert entries["REPLUG"]["paper"]["nq"]["trust"] == "ocr"
@@ -130,5 +131,5 @@ def test_the_page(entries: dict[str, Any]) -> None:
     assert "- nq: 3 questions longer than the LM's context lost their beginning; 0 lost" in page
     assert "fever: 0 questions" not in page
     assert "- fever: 0 demonstrations, no few-shot row" in page
-    assert "`radit few-shot RUN --output DIR`" in page
+    assert "`radit few-shot RUN --output DIR, then --variants RUN,DIR/variants.json`" in page
     assert "At most 4 questions a task" in page
