@@ -119,7 +119,8 @@ def test_the_cluster_refuses_requests_without_the_token(cluster: Cluster) -> Non
         assert answer.status == 200
 
 
-def test_doctor_asks_the_cluster_with_and_without_the_token(cluster: Cluster) -> None:
+def test_doctor_asks_the_cluster_with_and_without_the_token(job: Path, cluster: Cluster) -> None:
+    """Behind the job: a head that has just started lists its node only seconds later."""
     command = [sys.executable, "-m", "radit_ray.cli", "doctor", "--json", "--address", cluster.url]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "cwd": ROOT}
     done = subprocess.run(command, env=cluster.environment, **options)
