@@ -79,7 +79,8 @@ class Endpoint:
             with contextlib.suppress(psutil.Error):
                 title = " ".join(child.cmdline())
                 if "ServeReplica:radit:" in title:
-                    found[title.partition("ServeReplica:radit:")[2].split()[0]] = child
+                    name = title.partition("ServeReplica:radit:")[2].split()[0]
+                    found[name.partition(".")[0]] = child  # while it works: NAME.METHOD
         return found
 
 

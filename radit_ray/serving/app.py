@@ -55,7 +55,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         503: "no answer in time, or shutting down; with Retry-After",
     }.items()
 }
-STREAMS: dict[str, Any] = {EVENTS: {"schema": {"type": "string"}}}
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+STREAMS: dict[str, Any] = {EVENTS: {"schema": EVENT}}
 
 
 def build_app(service: Service, *, token: str) -> Guard:

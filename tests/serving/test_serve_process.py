@@ -73,7 +73,7 @@ def test_a_killed_replica_loses_no_question_and_is_replaced(served: Endpoint, pa
 def test_a_stream_goes_on_where_its_replica_is_killed(served: Endpoint) -> None:
     asked = {"model": "tokens", "prompt": f"Q: {ASKED[0]}\nA:", "max_tokens": 160}
     whole = served.client.post("/v1/completions", **asked).json["choices"][0]["text"]
-    victim = served.parts()["lm-0"]  # while it computes it has another title
+    victim = served.parts()["lm-0"]
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     body = json.dumps({**asked, "stream": True})
     connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
@@ -182,7 +182,9 @@ def test_odd_connections_harm_nobody(served: Endpoint) -> None:
 
 # an evaluation takes its time, and one runs at a time
 @pytest.mark.parametrize(("which", "examples"), [("exclude", 15), ("include", 8)])
-def test_the_openapi_document_holds(served: Endpoint, which: str, examples: int) -> None:
+def test_the_openapi_document_holds(
+    served: Endpoint, tmp_path: Path, which: str, examples: int
+) -> None:
     pytest.importorskip("schemathesis")
     command = [str(Path(sys.executable).with_name("st")), "run"]
     command += [f"{served.client.base}/openapi.json", "--max-examples", str(examples)]
@@ -190,7 +192,7 @@ def test_the_openapi_document_holds(served: Endpoint, which: str, examples: int)
     command += ["--request-timeout", "300", "--no-color"]
     # a question may fit its field and not the LM's context; either task or examples are given
     command += ["--exclude-checks", "positive_data_acceptance"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:]
 
 
