@@ -10,29 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 LM="${LM:-huggyllama/llama-65b}"
 SCORE_LM="${SCORE_LM:-$LM}" # the paper's judge is the base 65B for every size
 GPUS="${GPUS:-64}"
+BATCH_SIZE=128 # Table 8, 65B
+MICRO_BATCH=1 JUDGE_TOKENS=8192 ANSWER_TOKENS=8192 R_FT_GPUS=16
 # shellcheck source=jobs/submit.sh
 source jobs/submit.sh
-
-# The result: the same for every stage. Where the paper names no value: docs/method.md.
-PAPER=(
-  retrieve.k=10 k_infer=10                                               # chunks retrieved and used
-  retrieve.corpus_examples=900000 retrieve.corpus_tokens=50              # self-supervised: 50 tokens ask for the next 50
-  index.kind=flat index.num_shards=64                                    # exact, 9.6 GB a shard at 399M chunks
-  lm_ft.k_train=3 lm_ft.steps=500 lm_ft.batch_size=128 lm_ft.seq_len=2048 # Table 8, 65B
-  lm_ft.lr=1e-5 lm_ft.end_lr=1e-7 lm_ft.warmup=200 lm_ft.schedule=cosine
-  lm_ft.eval_every=100                                                   # the best of dev is kept: early stopping (step 300)
-  "score.lm=$SCORE_LM" score.corpus_share=0.95 score.num_examples=947000
-  r_ft.epochs=1 r_ft.batch_size=512 r_ft.lr=1e-5 r_ft.warmup=1237 r_ft.eval_every=500
-)
-
-gpu=("resources.num_workers=$GPUS" resources.gpus_per_worker=1 resources.cpus_per_worker=4)
-submit chunk resources.cpus_per_worker=1
-submit embed "${gpu[@]}" resources.batch_tokens=131072
-submit index resources.cpus_per_worker=4
-submit retrieve "${gpu[@]}" resources.batch_tokens=131072
-submit lm-ft "${gpu[@]}" resources.zero_stage=3 resources.micro_batch=1 resources.gradient_checkpointing=true
-submit it "${gpu[@]}" resources.zero_stage=3 resources.micro_batch=1 resources.gradient_checkpointing=true
-submit score "${gpu[@]}" resources.batch_tokens=8192
-submit r-ft resources.num_workers=16 resources.gpus_per_worker=1 resources.cpus_per_worker=4 resources.micro_batch=32
-submit retrieve-tuned "${gpu[@]}" resources.batch_tokens=131072
-submit evaluate "${gpu[@]}" resources.batch_tokens=8192
+submit_all

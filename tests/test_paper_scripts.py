@@ -139,7 +139,7 @@ def test_bad_input_of_a_script_is_one_line(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) == 1
     # and this test can fail: a field that does not exist is refused by the parser
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
-    file = tmp_path / "jobs" / "paper_7b.sh"
+    file = tmp_path / "jobs" / "submit.sh"
     file.write_text(file.read_text().replace("r_ft.warmup", "r_ft.warm_up"))
     with pytest.raises(InputError, match="has no 'warm_up'; did you mean 'warmup'"):
         recipes_of(script("paper_7b", "--dry-run", folder=tmp_path, **GIVEN).stdout)

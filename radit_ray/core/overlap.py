@@ -1,9 +1,8 @@
 """Which of many phrases (questions, their n-grams, answers) stand in a stream of texts, word for
 word.
 
-Only the phrases are kept, a hash and their words; the texts pass by and may have
-any size. A hash says where to look and the words decide, so nothing is reported that does not stand
-there.
+Only the phrases are kept, a hash and their words; the texts pass by and may have any size. A hash
+says where to look and the words decide, so nothing is reported that does not stand there.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def read_manifest(path: str) -> dict[str, Any] | None:
             f"{name}: format_version {version!r}, expected {FORMAT_VERSION}; make the artifact "
             "again with this release"
         )
-    recorded_hashes(name)
+    recorded_hashes(name, manifest)
     if missing := [field for field in MANIFEST if field not in manifest]:
         raise InputError(f"{name} is damaged: it lacks {', '.join(missing)}; {redo(name)}")
     return dict(manifest)
@@ -182,9 +182,10 @@ def _manifest_hashes(folder: str) -> dict[str, str]:
         manifest = storage.join(current, "manifest.json")
         if storage.exists(manifest):
             prefix = "/".join(parts) + "/"
+            known = recorded_hashes(manifest, storage.read_json(manifest, fix=redo(manifest)))
             return {
                 file.removeprefix(prefix): digest
-                for file, digest in recorded_hashes(manifest).items()
+                for file, digest in known.items()
                 if file.startswith(prefix)
             }
     return {}

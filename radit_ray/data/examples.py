@@ -275,13 +275,8 @@ def _hub_records(path: str, source: Source) -> Iterator[Record]:
         if source.task is None:
             raise
         files = source.instead_of or "it has no known file"
-        here = [
-            f"task:{source.task.name}:{split}"
-            for split in source.task.splits
-            if tasks.local_files(source.task, split)
-        ]
-        if here:
-            files += f"; {' and '.join(here)} can be read"
+        if here := tasks.local_splits(source.task):
+            files += f"; {' and '.join(f'task:{source.task.name}:{s}' for s in here)} can be read"
         raise InputError(
             f"task {source.task.name!r} is neither below {tasks.data_folder()} ({files}; set "
             f"RADIT_DATA) nor on the hub: {error}"

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -87,14 +88,13 @@ def _recorded(path: str) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def _hashes_of_version(manifest: str, version: str) -> dict[str, str]:
-    return recorded_hashes(manifest)
+    return recorded_hashes(manifest, storage.read_json(manifest, fix=redo(manifest)))
 
 
-def recorded_hashes(manifest: str) -> dict[str, str]:
-    """{file: sha256} of a manifest.json; {} of one that no artifact wrote, since other programs
-    have files of that name too. InputError where an artifact's has lost its shape.
+def recorded_hashes(manifest: str, found: Any) -> dict[str, str]:
+    """{file: sha256} of what stands in a manifest.json; {} of one that no artifact wrote, since
+    other programs have files of that name too. InputError where an artifact's has lost its shape.
     """
-    found = storage.read_json(manifest, fix=redo(manifest))
     if not isinstance(found, dict) or "format_version" not in found:
         return {}
     try:

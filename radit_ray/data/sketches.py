@@ -46,9 +46,7 @@ def write_sketches(table: pa.Table, path: str) -> None:
 class Sketches:
     """The sketches of a whole corpus: views of the mapped files, shard by shard."""
 
-    start_S: (
-        Positions  # position of each shard's first chunk, and behind the last the number of all
-    )
+    start_S: Positions  # of each shard's first chunk; behind the last the number of all
     texts: tuple[NDArray[np.void], ...]  # (N,) of 16 bytes
     bands: tuple[Hashes, ...]  # (N, bands); none for exact duplicates alone
     shingles: tuple[tuple[Positions, Hashes], ...]  # (where each chunk's begin, all of them)

@@ -131,6 +131,11 @@ def local_files(task: Task, split: str) -> list[str]:
     return []
 
 
+def local_splits(task: Task) -> list[str]:
+    """The splits whose native files lie below the data folder."""
+    return [split for split in task.splits if local_files(task, split)]
+
+
 def notes(spec: str) -> list[str]:
     """What the files here are that `task:NAME[:SPLIT]` reads, where they are not the set itself."""
     task, asked = parse_task(spec)

@@ -124,6 +124,9 @@ def job_api_findings(url: str) -> Iterator[Finding]:
     state = f"{len(alive)} alive, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
     gone = len(found) - len(alive)
     fix = f"{gone} were lost: `ray status` and the head's logs say why" if gone else ""
+    if not alive:
+        fix = "no node has joined: wait, a head lists itself some seconds after its start, or see "
+        fix += "`ray status`"
     yield Finding("nodes", state, fix)
 
 

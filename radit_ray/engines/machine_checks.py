@@ -227,7 +227,7 @@ def port_finding(port: int, use: str, fix: str, *, host: str = "127.0.0.1") -> F
         try:
             one.bind((host, port))
         except OSError:
-            taken = f"taken; fine if that is yours, else {fix}"
+            pass
         else:
             return Finding(name, "free")
     outside = ""
@@ -238,5 +238,4 @@ def port_finding(port: int, use: str, fix: str, *, host: str = "127.0.0.1") -> F
             socket.create_connection((outside, port), 0.5).close()
             state = f"something listens at {outside}, not at {host} alone"
             return Finding(name, state, "let no other network reach it (docs/security.md)")
-    state, _, rest = taken.partition("; ")
-    return Finding(name, state, rest)
+    return Finding(name, "taken", f"fine if that is yours, else {fix}")

@@ -67,6 +67,7 @@ def cards_of(run: str, record: Mapping[str, Any]) -> list[Card]:
     shown = [name for name in tables if record["variants"][name]["k"]]
     if len(shown) < 2:
         return []
+    num_asked = len(common(tables, shown))
     cards = []
     for kind, question, count in choose(tables, shown):
         before, after = (
@@ -74,7 +75,7 @@ def cards_of(run: str, record: Mapping[str, Any]) -> list[Card]:
             for name in (kind.before, kind.after)
         )
         said = {name: table[question] for name, table in tables.items() if question in table}
-        title = f"{kind.title} ({count:,} of {len(common(tables, shown)):,} questions)"
+        title = f"{kind.title} ({count:,} of {num_asked:,} questions)"
         cards.append(Card(title=title, said=said, sides=(before, after)))
     return cards
 

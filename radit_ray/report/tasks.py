@@ -16,7 +16,15 @@ from radit_ray.core.templates import (
     train_prompt,
 )
 from radit_ray.data.examples import first_example
-from radit_ray.data.tasks import PREFIX, data_folder, local_files, notes, parse_task, sources
+from radit_ray.data.tasks import (
+    PREFIX,
+    data_folder,
+    local_files,
+    local_splits,
+    notes,
+    parse_task,
+    sources,
+)
 
 CHUNK = ("{title of a retrieved chunk}", "{its text}")
 COLUMNS = ("name", "split", "category", "template", "query", "metric", "scoring", "data")
@@ -52,7 +60,7 @@ def task_example(name: str) -> dict[str, Any]:
     task, asked = parse_task(name)
     split = asked or task.split
     if not asked and not local_files(task, split):  # what lies here shows as well what it is like
-        split = next((other for other in task.splits if local_files(task, other)), split)
+        split = next(iter(local_splits(task)), split)
     read = f"task:{task.name}:{split}" if split != task.split else f"task:{name}"
     row = first_example(read)
     template = resolve_template(row)

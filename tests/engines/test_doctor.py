@@ -187,10 +187,12 @@ def test_what_fails_ends_with_1_and_json_holds_every_finding(tmp_path: Path) -> 
 class Open(http.server.BaseHTTPRequestHandler):
     """A job API that takes whoever comes."""
 
+    states: tuple[str, ...] = ("ALIVE", "DEAD")  # of its nodes
+
     def do_GET(self) -> None:
         body: dict[str, object] = {"ray_version": "2.9.0"}
         if "nodes" in self.path:
-            nodes = [{"state": s, "resources_total": {"CPU": 4.0}} for s in ("ALIVE", "DEAD")]
+            nodes = [{"state": s, "resources_total": {"CPU": 4.0}} for s in self.states]
             body = {"data": {"result": {"result": nodes}}}
         self.send_response(200)
         self.end_headers()
@@ -200,15 +202,32 @@ class Open(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_an_open_cluster_of_another_ray_with_a_lost_node_is_told() -> None:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Open)
+class Bare(Open):
+    """The head alone, which has not listed itself yet."""
+
+    states = ()
+
+
+def asked(handler: type[Open]) -> tuple[str, dict[str, Finding]]:
+    """(where a job API stood, what was found there)."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_port}"
-        found = {finding.name: finding for finding in address_findings(url)}
+        return url, {finding.name: finding for finding in address_findings(url)}
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_cluster_without_a_node_is_no_good_one() -> None:
+    _, found = asked(Bare)
+    assert (found["nodes"].level, found["nodes"].state) == ("warn", "0 alive, 0 CPUs, 0 GPUs")
+    assert found["nodes"].fix.startswith("no node has joined")
+
+
+def test_an_open_cluster_of_another_ray_with_a_lost_node_is_told() -> None:
+    url, found = asked(Open)
     assert found["cluster token"].level == "fail"
     assert found["cluster Ray"].level == "fail"
     assert (found["nodes"].level, found["nodes"].state) == ("warn", "1 alive, 4 CPUs, 0 GPUs")
