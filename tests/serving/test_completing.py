@@ -181,7 +181,7 @@ def test_a_prompt_too_long_is_refused_and_white_space_is_kept(lm: CausalLM) -> N
     started = time.perf_counter()
     with pytest.raises(InputError, match="far more than the LM's context"):
         complete(lm, [job(prompt="a" * 1_000_000)], batch_tokens=BATCH)
-    assert time.perf_counter() - started < 0.5  # to encode it takes seconds
+    assert time.perf_counter() - started < 2  # to encode it takes several
     (written,) = complete(lm, [job(prompt="  x\n ", echo=True, max_tokens=2)], batch_tokens=BATCH)
     assert written.text.startswith(raw_text(lm, lm.encode("  x\n ")))
 

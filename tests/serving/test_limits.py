@@ -168,7 +168,7 @@ def test_a_slow_body_and_a_slow_answer_end(guarded: Callable[..., Guard]) -> Non
 
 def test_more_at_once_than_allowed_are_refused_at_once(guarded: Callable[..., Guard]) -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)
         await echo(scope, receive, send)
 
     guard = guarded(slow, in_flight=3)

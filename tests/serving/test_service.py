@@ -126,17 +126,21 @@ def texts(found: list[Any]) -> str:
 
 def test_what_nobody_waits_for_is_cancelled() -> None:
     lm = Part(complete=[(HANG,)], stream=[("one ", HANG)])
-    guard = served(lm, limits=Limits(request_s=0.05))
+    guard = served(lm, limits=Limits(request_s=0.5))
     assert post(guard, "/v1/completions", PROMPT)[0] == 503
     assert [one.cancelled for one in lm.made] == [True]
     assert post(guard, "/v1/completions", {**PROMPT, "prompt": ["a", "b"]})[0] == 503
     assert [one.cancelled for one in lm.made] == [True] * 3
 
+    guard = served(lm)
+
     async def leave(stream: bool) -> None:
+        before = len(lm.made)
         body = json.dumps({**PROMPT, "stream": stream}).encode()
         going = ask(guard, path="/v1/completions", pieces=(body,), content_type="application/json")
         task = asyncio.create_task(going)
-        await asyncio.sleep(0.02)
+        while len(lm.made) == before:
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -178,7 +182,7 @@ def test_what_goes_wrong_in_a_stream_is_its_last_event(
 ) -> None:
     monkeypatch.setattr("radit_ray.serving.calling.PAUSE_S", 0)
     lm = Part(stream=[("one ", last)])
-    guard = served(lm, limits=Limits(request_s=0.2))
+    guard = served(lm, limits=Limits(request_s=1 if last is HANG else 60))
     code, answer = post(guard, path, {**PATHS[path], "stream": True})
     found = events(answer)
     assert code == 200
@@ -201,7 +205,7 @@ def test_what_goes_wrong_before_the_first_piece_has_its_status(
 
 
 def test_readiness_is_asked_once_for_all_who_want_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "READY_FOR_S", 0.05)
+    monkeypatch.setattr(services, "READY_FOR_S", 60)
     lm = Part(info=[({},), (RayActorError(),)])
     guard = served(lm, token=TOKEN)  # readiness needs none
 
@@ -212,7 +216,7 @@ def test_readiness_is_asked_once_for_all_who_want_to_know(monkeypatch: pytest.Mo
     async def twice() -> None:
         assert await ready(200) == {200}
         assert len(lm.made) == 1
-        await asyncio.sleep(0.1)
+        monkeypatch.setattr(services, "READY_FOR_S", -1)
         assert await ready(3) == {503}
         assert len(lm.made) == 2
 
