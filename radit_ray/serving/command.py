@@ -21,6 +21,12 @@ from radit_ray.core.errors import InputError
 from radit_ray.serving.config import NAME, Scale, ServeConfig, is_loopback, read_token
 
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+# Serve protects its own event loop from user code that blocks; ours never does, and each thread
+# between a request and its answer costs about a millisecond
+ONE_LOOP = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
 
 
 def serve_run(config: ServeConfig, *, host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -54,6 +60,9 @@ def _ray() -> Iterator[None]:
     from radit_ray.engines.connect import connect
 
     own = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
+    if own:
+        for name, value in ONE_LOOP.items():
+            os.environ.setdefault(name, value)
     connect()
     try:
         yield

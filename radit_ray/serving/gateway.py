@@ -70,9 +70,10 @@ def plan(config: ServeConfig) -> Plan:
     gateway = serve.deployment(Gateway).options(
         name="gateway",
         ray_actor_options={"num_cpus": 0},
-        # what is refused for being too much still has to come in; beyond it Serve refuses itself
-        max_ongoing_requests=4 * limits.in_flight,
-        max_queued_requests=4 * limits.in_flight,
+        # what is refused for being too much still has to come in; beyond it Serve's proxy refuses,
+        # which is quicker
+        max_ongoing_requests=2 * limits.in_flight,
+        max_queued_requests=limits.in_flight,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_timeout_s=limits.request_s,
         health_check_period_s=HEALTH_S,
