@@ -29,7 +29,7 @@ def connect(*, num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     joined = bool(os.environ.get("RAY_ADDRESS"))
-    with _no_startup_chatter():
+    with no_chatter():
         _init(joined, num_cpus)
     quiet()
 
@@ -46,9 +46,9 @@ def _init(joined: bool, num_cpus: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _no_startup_chatter() -> Iterator[None]:
-    """Ray's C++ core announces its log level on file descriptor 2, whatever the level; errors come
-    as exceptions.
+def no_chatter() -> Iterator[None]:
+    """Nothing on file descriptor 2: there Ray's C++ core announces its log level, whatever the
+    level, and what ends tells of calls that it had not answered. Errors come as exceptions.
     """
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -57,7 +57,7 @@ def serve_run(config: ServeConfig, *, host: str = "127.0.0.1", port: int = 8000)
 @contextlib.contextmanager
 def _ray() -> Iterator[None]:
     """Ray, which goes again where it was started here."""
-    from radit_ray.engines.connect import connect
+    from radit_ray.engines.connect import connect, no_chatter
 
     own = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     if own:
@@ -68,7 +68,8 @@ def _ray() -> Iterator[None]:
         yield
     finally:
         if own:
-            ray.shutdown()
+            with no_chatter():
+                ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -179,5 +180,7 @@ def _start(bound: Any, config: ServeConfig, host: str, port: int) -> Any:
 def _shutdown() -> None:
     from ray import serve
 
-    with contextlib.suppress(Exception):  # a cluster that is gone has stopped
+    from radit_ray.engines.connect import no_chatter
+
+    with no_chatter(), contextlib.suppress(Exception):  # a cluster that is gone has stopped
         serve.shutdown()
