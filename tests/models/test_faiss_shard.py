@@ -56,15 +56,6 @@ def test_flat_is_exact_with_ties_by_row(vectors_ND: np.ndarray, num_queries: int
     assert np.array_equal(np.concatenate([scores for scores, _ in one]), scores_QK)
 
 
-def test_blocks_do_not_matter(vectors_ND: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = faiss_shard.build("flat", vectors_ND)
-    queries_QD = np.random.default_rng(2).standard_normal((50, D)).astype(np.float32)
-    expected = faiss_shard.search(index, queries_QD, 7)
-    monkeypatch.setattr(faiss_shard, "_BLOCK_ROWS", 64)
-    found = faiss_shard.search(index, queries_QD, 7)
-    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
 def test_flat_keeps_the_float16_vectors_and_no_more(vectors_ND: np.ndarray, tmp_path: Path) -> None:
     index = faiss_shard.build("flat", vectors_ND)
     assert np.array_equal(faiss_shard.vectors(index), vectors_ND)
