@@ -4,7 +4,7 @@ shrank or was edited costs the encoder only what is new.
 A chunk is known by what the encoder reads of it: a 16-byte hash of its title and text, whatever
 its id, date, source and place. In: the older artifact. Out: one Arrow file, sorted by hash, that
 says in which shard and row each vector lies; workers map it into memory, so that it costs them
-none. The driver, which sorts it, holds 80 bytes a chunk while it does, the file has 24.
+none. The driver, which sorts it, holds 56 bytes a chunk while it does, the file has 24.
 
 Suffixes: N chunks of a shard, C chunks of the older artifact, D embedding width.
 """

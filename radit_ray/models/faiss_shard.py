@@ -166,7 +166,7 @@ def search(
         scores_QK = exact_scores(vectors(index), queries_QD, rows_QK)
     else:
         # faiss marks missing places with -1 and the lowest float
-        parameters = _search_parameters(index, nprobe, k)
+        parameters = search_parameters(index, nprobe, k)
         if allowed is not None:
             parameters = parameters or faiss.SearchParameters()
             selector = faiss.IDSelectorBatch(allowed)  # faiss keeps no reference of its own
@@ -301,7 +301,8 @@ def _flat_candidates(
     return best_rows(codes_ND, queries_QD, k, allowed=allowed)[1]
 
 
-def _search_parameters(index: Any, nprobe: int, k: int) -> Any:
+def search_parameters(index: Any, nprobe: int, k: int) -> Any:
+    """What `search` gives faiss beside queries and k; None where a kind has nothing to set."""
     if isinstance(index, faiss.IndexIVF):
         probes = nprobe or max(1, round(index.nlist**0.5))
         return faiss.SearchParametersIVF(nprobe=min(probes, index.nlist))

@@ -148,8 +148,6 @@ def test_index_shards_of_two_widths_are_no_index(chain: Chain, tmp_path: Path) -
     rewritten(path, NAME, lambda v: v[:, :16])
     config = IndexConfig(num_shards=4)
     two = Resources(num_workers=2)
-    with pytest.raises(
-        InputError, match=r"width (32, 16|16, 32|32, 16, 32, 32)|of width 16|width 32"
-    ):
+    with pytest.raises(InputError, match=r"width 16|width 32"):
         index(config, embeddings=path, output=output, resources=two)
     assert read_manifest(output) is None
