@@ -167,6 +167,7 @@ def measure(
     count, width = vectors_ND.shape
     flat = built("flat", vectors_ND, 0)
     truth_QK = faiss_shard.search(flat, queries_QD, K)[1]
+    del flat  # two indexes at once are too much at 10M
     rows: list[dict[str, Any]] = []
     for kind, pq_bytes, efforts in kinds_of(count, width):
         if only and kind not in only:

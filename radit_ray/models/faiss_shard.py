@@ -117,7 +117,7 @@ def load(
             "damaged, build it again with `radit index`"
         )
     # The table speeds up L2 distances only and may be larger than the file.
-    flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | (faiss.IO_FLAG_MMAP_IFC if memory_map else 0)
+    flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | (_mapping(path) if memory_map else 0)
     with _deserialization_limits(
         max_bytes=path.stat().st_size + (1 << 20), max_loops=max(count, 1 << 16)
     ):
@@ -131,6 +131,14 @@ def load(
             ) from error
     _check(index, path, dimension, count)
     return index
+
+
+def _mapping(path: Path) -> int:
+    """The flag that leaves vectors on disk: faiss has one for cells and one for the rest."""
+    with open(path, "rb") as file:
+        cells = file.read(2) == b"Iw"
+    # read-only: cells would else be opened for writing, which shared storage may not allow
+    return int(faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if cells else faiss.IO_FLAG_MMAP_IFC)
 
 
 def search(

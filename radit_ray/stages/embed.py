@@ -109,10 +109,8 @@ def embed(
         sidecars = list(work.committed().values())
         num_chunks = sum(s["rows"] for s in sidecars)
         num_reused = int(sum(s["stats"].get("num_reused", 0) for s in sidecars))
-        num_encoded, device_s = (
-            num_chunks - num_reused,
-            sum(s["stats"]["device_s"] for s in sidecars),
-        )
+        num_encoded = num_chunks - num_reused
+        device_s = sum(s["stats"]["device_s"] for s in sidecars)
         metrics = {
             "num_chunks": num_chunks,
             "dimension": int(sidecars[0]["stats"]["peak_dimension"]),

@@ -113,6 +113,7 @@ def retrieve(
     bad example rows.
     """
     check_bounds(config, config.BOUNDS)
+    check_bounds(resources, resources.BOUNDS)
     source = artifact_input(index, "index")
     found = (
         read_examples(
@@ -147,7 +148,7 @@ def retrieve(
             )
         parts = shard_arguments(source.path)
         found = with_kept_chunks(found, (chunk_table(source.path, p["shard"]) for p in parts))
-        left, gpus = _shard_gpus(resources, source)
+        left, gpus = shard_gpus(resources, source)
         prefix = _prefix(config, found)
         replicas = tuple(
             ShardedIndex.open(
@@ -190,7 +191,7 @@ def retrieve(
         return work.finish(resources=resources, metrics=metrics)
 
 
-def _shard_gpus(resources: Resources, index: Input) -> tuple[Resources, float]:
+def shard_gpus(resources: Resources, index: Input) -> tuple[Resources, float]:
     """(what is left for the workers, share of a GPU for each shard's actor): shards that search
     vectors get as much as a worker, where the cluster has that much for all of them and a worker.
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import psutil
 import pytest
 
 from radit_ray.core.errors import InputError
@@ -108,6 +109,32 @@ def test_only_allowed_rows_are_found(vectors_ND: np.ndarray) -> None:
     )
     assert (rows_QK[:, 3:] == -1).all()
     assert np.isneginf(scores_QK[:, 3:]).all()
+
+
+@pytest.mark.parametrize("kind", faiss_shard.KINDS)
+def test_vectors_on_disk_answer_alike_and_stay_there(tmp_path: Path, kind: str) -> None:
+    vectors_ND = np.random.default_rng(5).standard_normal((8000, 64)).astype(np.float16)
+    path = tmp_path / "shard.faiss"
+    if kind == "hnsw":  # its graph takes long to build
+        vectors_ND = vectors_ND[:1000]
+    sha256 = faiss_shard.save(faiss_shard.build(kind, vectors_ND, nlist=20 * ("ivf" in kind)), path)
+    known = {"sha256": sha256, "dimension": 64, "count": len(vectors_ND)}
+    plain = faiss_shard.load(path, **known)
+    before = _private_bytes()
+    mapped = faiss_shard.load(path, **known, memory_map=True)
+    if kind != "hnsw":
+        assert _private_bytes() - before < 0.5 * path.stat().st_size
+    queries_QD = vectors_ND[:40].astype(np.float32)
+    for asked_QD in (queries_QD, queries_QD[:2]):
+        expected, found = (faiss_shard.search(one, asked_QD, 5) for one in (plain, mapped))
+        assert np.array_equal(found[1], expected[1])
+        assert np.array_equal(found[0], expected[0])
+
+
+def _private_bytes() -> int:
+    """Memory of this process that is no file's."""
+    found = psutil.Process().memory_info()
+    return int(found.rss - found.shared)
 
 
 @pytest.mark.parametrize("kind", faiss_shard.KINDS)
