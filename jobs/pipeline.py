@@ -30,7 +30,9 @@ def pipeline(recipe: Recipe, run: Run) -> dict[str, Any]:
     if recipe.deduplicate:
         chunks = run.stage(dedup, recipe.dedup, chunks=chunks)
     # (BM25, a reference of ours, searches the words themselves.)
-    embeddings = chunks if run.lexical else run.stage(embed, recipe.embed, chunks=chunks)
+    embeddings = chunks
+    if not run.lexical:
+        embeddings = run.stage(embed, recipe.embed, chunks=chunks, reuse=recipe.reuse)
     run.index = run.stage(index, recipe.index, embeddings=embeddings)
     # Parallel retrieval with the base retriever, for training and evaluation (section 2.1).
     ranked = run.stage(retrieve, recipe.retrieve, examples=recipe.examples, index=run.index)

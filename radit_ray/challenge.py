@@ -22,6 +22,7 @@ from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     Artifact,
     artifact_input,
+    check_lineage,
     commit_shard,
     inside_run,
     iter_tables,
@@ -263,6 +264,10 @@ def _read_texts(
 ) -> Artifact:
     """The run's own chunks, read as plain text by every LM."""
     measured = record["recipe"]["evaluate"]
+    # `<run>/chunk` leads to the chunks of the last call, which may have been another corpus'
+    chunks = artifact_input(storage.join(run, "chunk"), "chunk")
+    ranked = artifact_input(next(iter(lms.values())).ranked, "retrieve")
+    check_lineage(ranked, "chunks", chunks)
     return perplexity(
         PerplexityConfig(
             names=tuple(lms),
@@ -272,7 +277,7 @@ def _read_texts(
             precision=measured["precision"],
             seed=config.seed,
         ),
-        chunks=storage.join(run, "chunk"),
+        chunks=chunks.path,
         lms={name: variant.lm for name, variant in lms.items()},
         output=storage.join(output, "artifacts", f"perplexity-{FINGERPRINT}"),
         resources=resources,

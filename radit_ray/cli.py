@@ -28,7 +28,7 @@ from radit_ray.options import one_line, parse
 STAGES = {  # command -> its inputs, in the order of the method
     "chunk": ("corpus",),
     "dedup": ("chunks",),
-    "embed": ("chunks",),
+    "embed": ("chunks", "reuse"),
     "index": ("embeddings",),
     "retrieve": ("examples", "index"),
     "lm-ft": ("ranked",),
@@ -36,6 +36,7 @@ STAGES = {  # command -> its inputs, in the order of the method
     "r-ft": ("scored", "embeddings"),
     "evaluate": ("ranked",),
 }
+OPTIONAL = ("examples", "reuse")  # inputs that may be left out
 HELP = """radit: Retrieval-Augmented Dual Instruction Tuning (RA-DIT, arXiv 2310.01352) on Ray
 
 Take any causal LM and any dense retriever; teach the LM to answer with a retrieved background
@@ -75,6 +76,8 @@ sweeps (resumable; Ray Tune and Optuna)
 before a long run
   radit plan RECIPE --chunks 399M --lm 7B --gpus 8 --device a100
                    FLOPs, device hours, memory, storage and money of every stage
+  radit plan index --chunks 399M --memory 200 --recall 0.9
+                   which kind of index finds that much in so many GB, and how fast
 
 the demo's world
   radit world-lm   train a base LM on the text of a generated world, for radit demo --lm
@@ -106,6 +109,8 @@ class RunArgs:
     corpus: str = ""  # your documents
     # your questions with answers, or task:NAME[:SPLIT]; without them R-ft uses the corpus alone
     examples: str = ""
+    # an earlier run, this one too, or an embed artifact: chunks it has are not encoded again
+    reuse: str = ""
     # at most this many examples of each split, for a short run; 0 = all. The corpus stays whole
     limit: int = 0
     cycles: int | None = None  # times both fine-tunings are run
@@ -267,9 +272,9 @@ def _stage(command: str, arguments: Sequence[str]) -> None:
     name = command.replace("-", "_")
     module = importlib.import_module(f"radit_ray.stages.{name}")
     kind = getattr(module, {"lm_ft": "LmFt", "r_ft": "RFt"}.get(name, name.capitalize()) + "Config")
-    fields: list[Any] = [(path, str) for path in STAGES[command] if path != "examples"]
+    fields: list[Any] = [(path, str) for path in STAGES[command] if path not in OPTIONAL]
     fields += [("output", str), ("config", Annotated[kind, tyro.conf.arg(name="")])]
-    fields += [("examples", str, "")] if "examples" in STAGES[command] else []
+    fields += [(path, str, "") for path in STAGES[command] if path in OPTIONAL]
     fields += [("resources", Resources, Resources()), ("json", bool, False)]
     args = parse(
         dataclasses.make_dataclass("Args", fields, kw_only=True, frozen=True),

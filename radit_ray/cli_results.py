@@ -129,7 +129,12 @@ def predictions(arguments: Sequence[str]) -> None:
 
 
 def plan(arguments: Sequence[str]) -> None:
-    """`radit plan RECIPE --chunks N --lm N [--gpus N] [--device a100 | --rates FILE]`."""
+    """`radit plan RECIPE --chunks N --lm N [--gpus N] [--device a100 | --rates FILE]`, and
+    `radit plan index`.
+    """
+    if arguments[:1] == ["index"]:
+        plan_index(arguments[1:])
+        return
     about = (
         "What a run will cost, stage by stage. Rates of GPUs are assumptions (40% of the published "
         "peak) unless --rates gives measured ones."
@@ -168,6 +173,38 @@ def plan(arguments: Sequence[str]) -> None:
     )
     plans = plan_run(recipe_named(args.recipe), sizes, rates, num_devices=args.gpus)
     print(json.dumps([dataclasses.asdict(p) for p in plans]) if args.json else text(plans))
+
+
+def plan_index(arguments: Sequence[str]) -> None:
+    """`radit plan index --chunks N [--dimension D] [--recall R] --memory GB`."""
+    about = (
+        "Which kind of index, with which settings: bytes by arithmetic, recall and queries/s as "
+        "benchmarks/index_kinds.py measured them."
+    )
+    fields: list[Any] = [
+        ("chunks", option(str, "chunks of the corpus, such as 35k or 399M")),
+        ("memory", option(float, "GB that all shards of the index may take together")),
+        ("dimension", option(int, "width of the vectors"), 768),
+        ("recall", option(float, "share of the true 10 best that a search shall find"), 0.95),
+        ("json", option(bool, "print JSON instead of a table"), False),
+    ]
+    kind = dataclasses.make_dataclass("PlanIndexArgs", fields, kw_only=True, frozen=True)
+    args = parse(kind, arguments, "radit plan index", about)
+    from radit_ray import index_plan
+    from radit_ray.plan import number
+
+    if args.dimension < 1:
+        raise InputError(f"dimension={args.dimension}, expected at least 1")
+    count, table = number(args.chunks), index_plan.measured()
+    made = index_plan.choices(num_chunks=count, dimension=args.dimension, rows=table["rows"])
+    best = index_plan.recommend(
+        made, num_chunks=count, recall=args.recall, memory_bytes=1e9 * args.memory
+    )
+    if args.json:
+        shown = {**dataclasses.asdict(best), "command": best.command}
+        print(json.dumps({"best": shown, "all": [dataclasses.asdict(one) for one in made]}))
+    else:
+        print(index_plan.text(made, best, table, count))
 
 
 def tasks(arguments: Sequence[str]) -> None:

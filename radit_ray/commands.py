@@ -127,7 +127,7 @@ def changes_of(recipe: Recipe, args: RunArgs) -> dict[str, Any]:
         changes |= flatten(_read_toml(args.config))
     changes |= {
         name: getattr(args, name)
-        for name in ("lm", "retriever", "preset", "corpus", "examples", "seeds")
+        for name in ("lm", "retriever", "preset", "corpus", "examples", "reuse", "seeds")
         if getattr(args, name)
     }
     if args.cycles is not None:

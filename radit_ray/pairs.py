@@ -10,7 +10,7 @@ from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
-from radit_ray.data.artifacts import inside_run
+from radit_ray.data.artifacts import inside_run, run_index
 from radit_ray.data.records import not_utf8
 from radit_ray.data.suites import ROLES
 
@@ -79,7 +79,8 @@ def _of_run(path: str) -> dict[str, Pair]:
     record = storage.join(path, "run.json")
     found = {}
     for name, fields in storage.read_json(record)["variants"].items():
-        places = {key: inside_run(path, fields[key]) for key in ("lm", "query_encoder", "index")}
+        places = {key: inside_run(path, fields[key]) for key in ("lm", "query_encoder")}
+        places["index"] = run_index(path, fields)
         found[name] = _pair(name, {**fields, **places}, record)
     return found
 

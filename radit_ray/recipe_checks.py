@@ -9,6 +9,7 @@ from radit_ray.data.examples import read_examples
 from radit_ray.data.readers import list_corpus_files
 from radit_ray.data.rows import SPLITS
 from radit_ray.engines.references import local_model, model_input, retriever_input
+from radit_ray.engines.reuse import older_embeddings
 from radit_ray.models.presets import LEXICAL
 from radit_ray.models.weights import require_weights
 from radit_ray.recipes import Recipe
@@ -127,6 +128,8 @@ def check_until(recipe: Recipe, until: str) -> None:
 def _check_lexical(recipe: Recipe) -> None:
     if not recipe.examples:
         raise InputError(f"without examples a run is R-ft alone, and {NO_R_FT}; give --examples")
+    if recipe.reuse:
+        raise InputError("reuse with retriever bm25: it has no vectors; leave --reuse out")
     if recipe.cycles > 1:
         raise InputError(
             f"cycles={recipe.cycles} with retriever bm25: {NO_R_FT}, so each cycle would be the "
@@ -142,10 +145,12 @@ def _check_lexical(recipe: Recipe) -> None:
 def check_inputs(recipe: Recipe) -> None:
     """Reads all examples and looks into the LM's folder, as later stages will; seconds, once a run.
 
-    InputError on a bad example, on splits that training or the evaluation would lack, on an LM
-    without safetensors.
+    InputError on vectors to reuse that are not there, on a bad example, on splits that training or
+    the evaluation would lack, on an LM without safetensors.
     """
     require_weights(local_model(recipe.lm), what="LM")
+    if recipe.reuse:
+        older_embeddings(recipe.reuse)
     if not recipe.examples:
         return
     shares = {"dev_share": recipe.retrieve.dev_share, "eval_share": recipe.retrieve.eval_share}

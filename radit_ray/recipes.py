@@ -44,6 +44,8 @@ class Recipe:
     # a file, a folder named by split, or "train=PATH,dev=PATH,eval=PATH"; empty = R-ft on the
     # corpus alone
     examples: str = ""
+    # an earlier run, or an embed artifact: chunks it has are not encoded again; changes the clock
+    reuse: str = ""
     # of recipe demo: what is generated where no corpus is given, and which of its two dates, 1 or 2
     world: WorldConfig = dataclasses.field(default_factory=WorldConfig)
     snapshot: int = 1

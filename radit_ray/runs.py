@@ -17,7 +17,7 @@ from typing import Any
 
 from radit_ray.cycles import Cycle
 from radit_ray.data import storage
-from radit_ray.data.artifacts import Artifact, make_link, read_manifest
+from radit_ray.data.artifacts import Artifact, artifact_input, make_link, read_manifest
 from radit_ray.data.work import FINGERPRINT
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import mean_over_seeds, measure, read_predictions
@@ -228,6 +228,7 @@ class Run:
             "query_encoder": LEXICAL if self.lexical else self._relative(storage.absolute(encoder)),
             "preset": ranked["config"]["preset"],
             "index": self._relative(self.index),
+            "index_version": artifact_input(self.index, "index").version,
             "nprobe": self.recipe.retrieve.nprobe,
             "ranked": self._relative(variant.ranked),
             "t_r": variant.t_r or ranked["metrics"]["t_r"],

@@ -219,7 +219,7 @@ def _about(sweep: Sweep) -> dict[str, Any]:
     """What decides the numbers beside the space: content, not names, where a file may change."""
     recipe = sweep.recipe
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    del plain["resources"]  # what changes only the clock may change between two starts
+    del plain["resources"], plain["reuse"]  # the clock's alone: may change between two starts
     shares = {name: getattr(recipe.retrieve, name) for name in ("seed", "dev_share", "eval_share")}
     examples = read_examples(recipe.examples, **shares)
     corpora = [recipe.corpus, *(sweep.values if sweep.kind == "snapshot" else ())]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from radit_ray.data.integrity import arrow_damage_named, recorded_hashes, redo, 
 FORMAT_VERSION = 1
 # what every reader of a manifest counts on
 MANIFEST = ("stage", "fingerprint", "files")
+# inputs that are artifacts themselves; the others are files and models
+STAGE_INPUTS = ("chunks", "embeddings", "index", "ranked", "scored")
 LINK = "artifact.link"  # stands in for a symbolic link on object stores
 
 
@@ -45,9 +47,19 @@ class Input:
     path: str
     fingerprint: str
 
+    @property
+    def version(self) -> str:
+        """The fingerprint as rows, folders and people name it."""
+        return version_of(self.fingerprint)
+
     def file(self, *names: str) -> str:
         """A file of it."""
         return storage.join(self.path, *names)
+
+
+def version_of(fingerprint: str) -> str:
+    """The digits of a fingerprint that tell artifacts apart."""
+    return fingerprint[:12]
 
 
 def fingerprint_of(value: Any) -> str:
@@ -146,6 +158,61 @@ def artifact_input(path: str, stage: str | tuple[str, ...]) -> Input:
             f"{' or '.join(f'`{name}`' for name in stages)}"
         )
     return Input(path=folder, fingerprint=manifest["fingerprint"])
+
+
+def lineage_of(inputs: Mapping[str, Input]) -> dict[str, list[str]]:
+    """{role: fingerprints} of all that an artifact with these inputs was made of, whatever lies
+    between: the manifest carries it, so that it can be told when those artifacts are gone.
+    """
+    found: dict[str, set[str]] = {}
+    for name, value in inputs.items():
+        role = name.partition("/")[0]  # evaluate has one for each variant
+        found.setdefault(role, set()).add(value.fingerprint)
+        manifest = read_manifest(value.path) if role in STAGE_INPUTS else None
+        for further, fingerprints in _lineage(manifest or {}).items():
+            found.setdefault(further, set()).update(fingerprints)
+    return {role: sorted(found[role]) for role in sorted(found)}
+
+
+def _lineage(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a manifest says of it; one of an earlier release names its own inputs alone."""
+    direct = {role: [value["fingerprint"]] for role, value in manifest.get("inputs", {}).items()}
+    return dict(manifest.get("lineage", direct))
+
+
+def versions_in(made: Input, role: str) -> list[str]:
+    """Versions of what an artifact was made of in a role; none where its manifest does not say."""
+    known = _lineage(read_manifest(made.path) or {}).get(role, [])
+    return [version_of(fingerprint) for fingerprint in known]
+
+
+def check_lineage(made: Input, role: str, given: Input) -> None:
+    """InputError where `made` comes from another artifact in this role than the one given, such as
+    scored rows of an older index than the vectors beside them.
+    """
+    known = versions_in(made, role)
+    if known and given.version not in known:
+        raise InputError(
+            f"{made.path} was made from {role} {', '.join(known)}, and "
+            f"{given.path} is version {given.version}; give the {role} it was made from, or make "
+            "it again from these"
+        )
+
+
+def run_index(run: str, made: Mapping[str, Any]) -> str:
+    """Where the index of a variant of run.json lies; InputError where another version lies there
+    than the one that the variant was made and measured with.
+    """
+    path = inside_run(run, made["index"])
+    recorded = made.get("index_version", "")
+    manifest = read_manifest(path)
+    if recorded and manifest and version_of(manifest["fingerprint"]) != recorded:
+        raise InputError(
+            f"{path} is version {version_of(manifest['fingerprint'])} of the index, run {run} was "
+            f"made with {recorded}; run it again, or, to go on with the new documents, write the "
+            "new version over index_version in its run.json"
+        )
+    return path
 
 
 def file_input(files: Sequence[str], names: Sequence[str], spec: str) -> Input:

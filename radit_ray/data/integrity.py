@@ -36,9 +36,9 @@ def _sha256_of_version(path: str, version: str) -> str:
     return storage.sha256_of(path)
 
 
-def verify(path: str) -> None:
+def verify(path: str, copy: str = "") -> None:
     """InputError where a file is not the one that its artifact's manifest names; a file of which no
-    manifest knows passes.
+    manifest knows passes. copy: a download of it, which is hashed in its place.
     """
     artifact, recorded = _recorded(path)
     if not recorded:
@@ -46,7 +46,7 @@ def verify(path: str) -> None:
     fix = redo(storage.join(artifact, "manifest.json"))
     if not storage.exists(path):
         raise InputError(f"{path} is in the manifest and is missing; {fix}")
-    found = sha256_once(path)
+    found = sha256_once(copy or path)
     if found != recorded:
         raise InputError(
             f"{path} has sha256 {found[:12]}..., its manifest says {recorded[:12]}..., so it was "

@@ -5,9 +5,9 @@ every field of `EXAMPLE`. An empty string or list stands for "none"; no field is
 `template`, `metric` and `scoring` say how an example is asked and judged where its category does
 not (the tables of `tasks`, or any user's file): a template of Table 12, a metric of `core.metrics`,
 a scoring of choices. With metric "regex" the answers are patterns, the first one also a text that
-may be shown. A ranked
-row is an example plus its K chunks, best first; a scored row adds the log-probability (nats, summed
-over the answer's tokens) that the LM gives the answer under each chunk.
+may be shown. A ranked row is an example plus its K chunks, best first, and the version of the index
+they come from; a scored row adds the log-probability (nats, summed over the answer's tokens) that
+the LM gives the answer under each chunk.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ _RANKED = {
     "titles": _STRINGS,
     "texts": _STRINGS,
     "scores": _FLOATS,
+    "index_version": pa.string(),  # of the index that was searched; "" = without retrieval
 }
 RANKED = pa.schema([*EXAMPLE, *_schema(_RANKED)])
 SCORED = pa.schema([*RANKED, *_schema({"logprobs": _FLOATS, "num_answer_tokens": pa.int32()})])

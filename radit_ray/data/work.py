@@ -32,6 +32,7 @@ from radit_ray.data.artifacts import (
     Artifact,
     Input,
     fingerprint_of,
+    lineage_of,
     read_manifest,
     resolve_link,
 )
@@ -217,6 +218,7 @@ class Work(Generic[ConfigT]):
             "fingerprint": self.identity["fingerprint"],
             "config": self.identity["config"],
             "inputs": {name: dataclasses.asdict(value) for name, value in self.inputs.items()},
+            "lineage": lineage_of(self.inputs),
             "rows": rows,
             "metrics": metrics,
             "cost": total,

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
-from radit_ray.data.artifacts import inside_run, run_record
+from radit_ray.data.artifacts import inside_run, run_index, run_record
 from radit_ray.data.rows import example_row
 from radit_ray.engines.answering import answer_batch
 from radit_ray.engines.connect import quiet
@@ -50,8 +50,8 @@ class Parts:
 def variant_parts(run: str, name: str) -> Parts:
     """A variant as run.json names it.
 
-    InputError where `run` is no finished run or has no such variant, or where that one needs
-    demonstrations.
+    InputError where `run` is no finished run or has no such variant, where that one needs
+    demonstrations, or where its index is no longer the one it was made with.
     """
     variants = run_record(run)["variants"]
     if name not in variants:
@@ -65,7 +65,7 @@ def variant_parts(run: str, name: str) -> Parts:
         variant=Variant(name=name, lm=inside_run(run, made["lm"]), **chosen),
         query_encoder=inside_run(run, made["query_encoder"]),
         preset=made["preset"],
-        index=inside_run(run, made["index"]),
+        index=run_index(run, made),
         nprobe=made["nprobe"],
         ranked=inside_run(run, made["ranked"]),
     )
@@ -123,4 +123,5 @@ def ask(run: str, question: str, *, variant: str = "radit") -> dict[str, Any]:
         "titles": ranked[0]["titles"][:shown],
         "texts": ranked[0]["texts"][:shown],
         "variant": variant,
+        "index_version": ranked[0]["index_version"],
     }

@@ -37,7 +37,7 @@ def rank(
     queries = [retrieval_query(row) for row in examples]
     asking = [number for number, query in enumerate(queries) if query]
     ranked = [
-        {**row, "query": query, **chunk_columns([])}
+        {**row, "query": query, **chunk_columns([]), "index_version": ""}
         for row, query in zip(examples, queries, strict=True)
     ]
     if not asking:
@@ -55,7 +55,7 @@ def rank(
             for position, score in zip(positions_K, scores_K, strict=True)
             if position >= 0 and chunks[int(position)]["id"] not in excluded
         ][:k]
-        ranked[number] |= chunk_columns(kept)
+        ranked[number] |= {**chunk_columns(kept), "index_version": shards.version}
     return ranked
 
 

@@ -19,6 +19,10 @@ class Resources:
     gpus_per_worker: float = 0.0  # GPUs of one worker; > 0 puts the models on CUDA
     reserved_cpus: float = 0.0  # of the cluster, held by what started the stage (a sweep's trial)
     batch_tokens: int = 16384  # padded tokens in one forward pass of an encoder or LM
+    memory_map: bool = (
+        False  # retrieve: vectors of index shards stay on disk and are paged in as they are read
+    )
+    index_replicas: int = 1  # retrieve: actors that hold each index shard
     micro_batch: int = (
         0  # training: sequences (lm-ft) or queries (r-ft) per backward pass; 0 = the whole share
     )
@@ -38,6 +42,7 @@ class Resources:
         "gpus_per_worker": (0, None),
         "reserved_cpus": (0, None),
         "batch_tokens": (1, None),
+        "index_replicas": (1, None),
         "micro_batch": (0, None),
         "zero_stage": (0, 3),
         "checkpoint_every": (1, None),

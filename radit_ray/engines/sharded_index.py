@@ -19,7 +19,7 @@ import ray
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, read_manifest
-from radit_ray.data.integrity import arrow_damage_named
+from radit_ray.data.integrity import arrow_damage_named, verify
 from radit_ray.data.rows import seeded_order
 from radit_ray.engines.shards import Guard, answers
 from radit_ray.models import faiss_shard, lexical
@@ -64,15 +64,17 @@ class IndexShard:
         prefix: Prefix | None = None,
         last: bytes = b"",
         memory_map: bool = False,
+        device: str = "cpu",
     ) -> None:
         file = storage.local_copy(storage.join(index, file_of(shard)))
         checks = {"sha256": shard["sha256"], "count": shard["rows"]}
         self.words = lexical.load(file, **checks) if LEXICAL in shard else None
         if self.words is None:
-            self.faiss = faiss_shard.load(
-                file, **checks, dimension=dimension, memory_map=memory_map
-            )
+            loaded = faiss_shard.load(file, **checks, dimension=dimension, memory_map=memory_map)
+            self.faiss, self.tiles = faiss_shard.on_device(loaded, device, nprobe=nprobe)
         self.nprobe = nprobe
+        chunks = storage.join(index, shard["arrow"])
+        verify(chunks, storage.local_copy(chunks) if storage.exists(chunks) else "")
         self.table = chunk_table(index, shard)
         if self.table.num_rows != shard["rows"]:
             raise InputError(
@@ -85,7 +87,9 @@ class IndexShard:
         """(scores, rows of this shard), each (Q, k), best first; -1 where the shard has fewer."""
         if self.words is not None:
             return self.words.search(queries, k, allowed=self.allowed)
-        return faiss_shard.search(self.faiss, queries, k, nprobe=self.nprobe, allowed=self.allowed)
+        return faiss_shard.search(
+            self.faiss, queries, k, nprobe=self.nprobe, allowed=self.allowed, tiles=self.tiles
+        )
 
     def num_allowed(self) -> int:
         """How many chunks can be found."""
@@ -150,15 +154,23 @@ class ShardedIndex:
     num_chunks: int  # of the whole index
     num_allowed: int  # that can be found
     dimension: int  # 0: words are searched, no vectors
-    fingerprint: str
+    version: str  # of the index artifact, as rows name it
     remote: bool
 
     @classmethod
     def open(
-        cls, path: str, *, nprobe: int = 0, remote: bool = True, prefix: Prefix | None = None
+        cls,
+        path: str,
+        *,
+        nprobe: int = 0,
+        remote: bool = True,
+        prefix: Prefix | None = None,
+        memory_map: bool = False,
+        gpus: float = 0.0,
     ) -> ShardedIndex:
         """Loads every shard of the index artifact at `path`, checked by sha256; into actors if
-        `remote`. `prefix`: the part of the corpus that is searched, None = all of it.
+        `remote`. `prefix`: the part of the corpus that is searched, None = all of it. memory_map:
+        vectors stay on disk. gpus: share of a GPU for each actor, which then searches there.
 
         The actors hold memory and no CPU share: they work while the query encoder waits for them.
         """
@@ -168,9 +180,13 @@ class ShardedIndex:
         if prefix is not None:
             tables = (chunk_table(source.path, a["shard"]) for a in arguments)
             last = prefix.last(name for table in tables for name in table["doc_id"].to_pylist())
-        arguments = [{**a, "prefix": prefix, "last": last} for a in arguments]
+        further = {"prefix": prefix, "last": last, "memory_map": memory_map}
+        further["device"] = "cuda" if gpus else "cpu"
+        arguments = [{**a, **further} for a in arguments]
         if remote:
-            actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(Guard)
+            actor = ray.remote(num_cpus=0, num_gpus=gpus or None, scheduling_strategy="SPREAD")(
+                Guard
+            )
             shards = tuple(actor.remote(IndexShard, a) for a in arguments)
         else:
             shards = tuple(IndexShard(**a) for a in arguments)
@@ -185,7 +201,7 @@ class ShardedIndex:
             num_chunks=sum(rows),
             num_allowed=sum(allowed),
             dimension=arguments[0]["dimension"],
-            fingerprint=source.fingerprint,
+            version=source.version,
             remote=remote,
         )
 

@@ -23,15 +23,14 @@ import torch
 from numpy.typing import NDArray
 
 from radit_ray.core.errors import InputError, nearest
+from radit_ray.models.tiles import SPARE, TileSearch, best_rows, exact_scores
 
 KINDS = ("flat", "ivf", "ivfpq", "sq", "hnsw")
 _CLASSES = frozenset(
     {"IndexScalarQuantizer", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexHNSWSQ"}
 )  # what `build` makes; a file with anything else is not ours
 _ADD_ROWS = 65_536  # rows turned into float32 at once: 200 MB at D = 768
-_BLOCK_ROWS = 16_384  # rows per matrix product of an exact search
 _MATMUL_QUERIES = 32  # from here on a matrix product beats faiss' row scan (see `_flat_candidates`)
-_SPARE = 16  # candidates beyond k that are scored again, so that equal scores resolve by row
 _POINTS_PER_CENTROID = 39  # faiss' own lower bound for a sound k-means
 _EF_CONSTRUCTION = 80  # hnsw: candidates per inserted vector
 _EF_SEARCH = 64  # hnsw: candidates per query, unless nprobe says otherwise
@@ -118,7 +117,7 @@ def load(
             "damaged, build it again with `radit index`"
         )
     # The table speeds up L2 distances only and may be larger than the file.
-    flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | (faiss.IO_FLAG_MMAP_IFC if memory_map else 0)
+    flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | (_mapping(path) if memory_map else 0)
     with _deserialization_limits(
         max_bytes=path.stat().st_size + (1 << 20), max_loops=max(count, 1 << 16)
     ):
@@ -134,6 +133,14 @@ def load(
     return index
 
 
+def _mapping(path: Path) -> int:
+    """The flag that leaves vectors on disk: faiss has one for cells and one for the rest."""
+    with open(path, "rb") as file:
+        cells = file.read(2) == b"Iw"
+    # read-only: cells would else be opened for writing, which shared storage may not allow
+    return int(faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if cells else faiss.IO_FLAG_MMAP_IFC)
+
+
 def search(
     index: Any,
     queries_QD: NDArray[np.float32],
@@ -141,12 +148,14 @@ def search(
     *,
     nprobe: int = 0,
     allowed: NDArray[np.int64] | None = None,
+    tiles: TileSearch | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k best rows per query: (scores_QK float32, rows_QK int64), best first, equal scores by
     row.
 
     nprobe: cells searched ("ivf", "ivfpq"; 0 = sqrt(nlist)), or candidates ("hnsw"; 0 = max(64,
     2k)). allowed: ascending rows that may be found, None = all; a flat index then reads only those.
+    tiles: of a flat index, its vectors on the device that shall search them (`on_device`).
     Places that find no row (k above the count, empty cells) hold minus infinity and -1.
     """
     queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
@@ -157,13 +166,15 @@ def search(
         )
     if k < 1:
         raise InputError(f"k is {k}, expected at least 1")
-    if is_flat(index):
-        wanted = min(k + _SPARE, index.ntotal if allowed is None else len(allowed))
+    if tiles is not None:
+        scores_QK, rows_QK = tiles.search(queries_QD, k, allowed)
+    elif is_flat(index):
+        wanted = min(k + SPARE, index.ntotal if allowed is None else len(allowed))
         rows_QK = _flat_candidates(index, queries_QD, wanted, allowed)
-        scores_QK = _exact_scores(index, queries_QD, rows_QK)
+        scores_QK = exact_scores(vectors(index), queries_QD, rows_QK)
     else:
         # faiss marks missing places with -1 and the lowest float
-        parameters = _search_parameters(index, nprobe, k)
+        parameters = search_parameters(index, nprobe, k)
         if allowed is not None:
             parameters = parameters or faiss.SearchParameters()
             selector = faiss.IDSelectorBatch(allowed)  # faiss keeps no reference of its own
@@ -178,6 +189,36 @@ def search(
         np.pad(scores_QK, missing, constant_values=-np.inf).astype(np.float32),
         np.pad(rows_QK, missing, constant_values=-1).astype(np.int64),
     )
+
+
+def on_device(index: Any, device: str, *, nprobe: int = 0) -> tuple[Any, TileSearch | None]:
+    """(index, tiles) for `search` where a device shall do the work: a flat index brings its vectors
+    there. Another kind is copied whole by faiss-gpu, where that is installed, and searched as it
+    was built otherwise.
+    """
+    if device == "cpu":
+        return index, None
+    if is_flat(index):
+        return index, TileSearch(vectors(index), device=device)
+    return faiss_gpu_copy(index, nprobe), None
+
+
+def gpu_kinds() -> tuple[str, ...]:
+    """Kinds that `on_device` can put on a GPU: flat by torch, others where faiss was built so."""
+    return ("flat", "ivf", "ivfpq") if hasattr(faiss, "StandardGpuResources") else ("flat",)
+
+
+def faiss_gpu_copy(index: Any, nprobe: int) -> Any:
+    """The index on the first GPU this process sees; itself where faiss has none or not this kind.
+
+    UNTRIED: faiss-gpu was on no machine that this was written or tested on. It takes the ivf kinds
+    (hnsw has no GPU version), does not know `allowed` rows, and reads `nprobe` from the index.
+    """
+    if not getattr(faiss, "get_num_gpus", lambda: 0)() or not isinstance(index, faiss.IndexIVF):
+        return index
+    copied = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    copied.nprobe = min(nprobe or max(1, round(index.nlist**0.5)), index.nlist)
+    return copied
 
 
 def is_flat(index: Any) -> bool:
@@ -264,37 +305,12 @@ def _flat_candidates(
     if len(queries_QD) < _MATMUL_QUERIES and allowed is None:
         rows: NDArray[np.int64] = index.search(queries_QD, k)[1]
         return rows
-    codes_ND, queries = vectors(index), torch.from_numpy(queries_QD)
-    best_QK = torch.empty((len(queries_QD), 0))
-    rows_QK = torch.empty((len(queries_QD), 0), dtype=torch.long)
-    for start in range(0, len(codes_ND) if allowed is None else len(allowed), _BLOCK_ROWS):
-        piece = slice(start, start + _BLOCK_ROWS)
-        read = piece if allowed is None else allowed[piece]
-        block = torch.from_numpy(codes_ND[read].astype(np.float32))
-        block_best, block_rows = (queries @ block.T).topk(min(k, len(block)), dim=1)
-        merged = torch.cat([best_QK, block_best], dim=1)
-        best_QK, picked = merged.topk(min(k, merged.shape[1]), dim=1)
-        rows_QK = torch.cat([rows_QK, block_rows + start], dim=1).gather(1, picked)
-    found: NDArray[np.int64] = rows_QK.numpy()
-    return found if allowed is None else allowed[found]
+    codes_ND = torch.from_numpy(vectors(index))
+    return best_rows(codes_ND, queries_QD, k, allowed=allowed)[1]
 
 
-def _exact_scores(
-    index: Any, queries_QD: NDArray[np.float32], rows_QK: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Dot products in float64, rounded once: the same number whatever the batch, the shard or the
-    path that found the row.
-    """
-    codes_ND = vectors(index)
-    scores_QK = np.empty(rows_QK.shape, dtype=np.float32)
-    for query, rows_K in enumerate(rows_QK):
-        scores_QK[query] = codes_ND[rows_K].astype(np.float64) @ queries_QD[query].astype(
-            np.float64
-        )
-    return scores_QK
-
-
-def _search_parameters(index: Any, nprobe: int, k: int) -> Any:
+def search_parameters(index: Any, nprobe: int, k: int) -> Any:
+    """What `search` gives faiss beside queries and k; None where a kind has nothing to set."""
     if isinstance(index, faiss.IndexIVF):
         probes = nprobe or max(1, round(index.nlist**0.5))
         return faiss.SearchParametersIVF(nprobe=min(probes, index.nlist))

@@ -123,7 +123,8 @@ class _Made:
         for what, path in (("LM", parts.variant.lm), ("query encoder", parts.query_encoder)):
             if path.startswith("/") and is_local(path) and not exists(local(path)):
                 raise InputError(f"{what} {path!r} of variant {parts.variant.name!r} is not there")
-        path = artifact_input(parts.index, "index").path
+        source = artifact_input(parts.index, "index")
+        path = source.path
         arguments = shard_arguments(path, nprobe=parts.nprobe)
         index = self._name("index", path, parts.nprobe)
         shards = [
@@ -141,6 +142,7 @@ class _Made:
             "lm_name": lm,
             "num_chunks": sum(one["shard"]["rows"] for one in arguments),
             "ranked": parts.ranked,
+            "index_version": source.version,
         }
 
     def _retriever(self, name: str, parts: Parts, shards: list[Any], starts: Any) -> Any:

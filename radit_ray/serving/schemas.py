@@ -115,6 +115,7 @@ class Retrieved(BaseModel):
     question: str
     k: int
     t_r: float
+    index_version: str = Field(description="of the index the chunks come from")
     chunks: list[Chunk]
     timings: Timings
 

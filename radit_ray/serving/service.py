@@ -46,6 +46,7 @@ class Served:
     lm_name: str
     num_chunks: int
     ranked: str
+    index_version: str = ""
 
 
 class Service:
@@ -108,6 +109,7 @@ class Service:
             "question": asked.question,
             "k": len(found.chunks),
             "t_r": variant.t_r,
+            "index_version": served.index_version,
             "chunks": _chunks(found, p_r(found, variant)),
             "timings": _timings(started, ended, ended),
         }
@@ -220,6 +222,7 @@ class Service:
                     "lm": one.lm_name,
                     "query_encoder": one.encoder,
                     "index": one.index,
+                    "index_version": one.index_version,
                 },
             }
             for name, one in self.served.items()

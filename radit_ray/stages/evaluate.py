@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from radit_ray.data.artifacts import (
     read_manifest,
     read_shard,
     shard_names,
+    versions_in,
 )
 from radit_ray.data.work import Work
 from radit_ray.engines.answering import PREDICTION, answer_depths
@@ -74,8 +76,8 @@ def evaluate(
 
     Metrics: num_questions, variants {name: {metric: {value, low, high}}}, contrasts {"a-minus-b":
     {metric: {diff, low, high}}}, tasks {task: {name: {...}}}, cost {name: {questions, device_s,
-    tokens}}, and what else `measure` gives. InputError on an unknown ensemble or contrast, two
-    variants of one name, no question.
+    tokens}}, index_versions {name: of the index its chunks come from}, and what else `measure`
+    gives. InputError on an unknown ensemble or contrast, two variants of one name, no question.
     """
     check_bounds(config, config.BOUNDS)
     names = [variant.name for variant in config.variants]
@@ -100,6 +102,14 @@ def evaluate(
     ) as work:
         if work.done:
             return work.done
+        index_versions = {name: versions_in(made, "index") for name, made in ranked_of.items()}
+        if len({version for found in index_versions.values() for version in found}) > 1:
+            told = ", ".join(f"{name} {'/'.join(v)}" for name, v in index_versions.items())
+            print(
+                f"radit: variants were ranked on different versions of the index ({told}): "
+                "differences between them are also those of the corpora",
+                file=sys.stderr,
+            )
         items, twins = _items(config, ranked_of, lm_of, work)
         arguments = {
             "output": work.output,
@@ -126,6 +136,7 @@ def evaluate(
             seed=config.seed,
         )
         metrics["cost"] = _cost(work, names, twins)
+        metrics["index_versions"] = index_versions
         return work.finish(resources=resources, metrics=metrics, rows=metrics["num_questions"])
 
 

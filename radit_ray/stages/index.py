@@ -122,9 +122,15 @@ def index(
             }
             for file in files
         ]
+        widths = [int(committed[file]["stats"]["peak_dimension"]) for file in files]
+        if len(set(widths)) > 1:
+            raise InputError(
+                f"{source.path}: its shards have vectors of width {', '.join(map(str, widths))}; "
+                "embed them again with one retriever"
+            )
         metrics = {
             "num_chunks": sum(s["rows"] for s in shards),
-            "dimension": int(committed[files[0]]["stats"]["peak_dimension"]),
+            "dimension": widths[0],
             "kind": config.kind,
             "shards": shards,
         }
@@ -222,6 +228,7 @@ class IndexWorker:
 
     def __init__(self, *, config: IndexConfig, source: str, output: str) -> None:
         self.config, self.source, self.output = config, source, output
+        self.width = 0  # of the vectors, once it is known
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         built, cost = Meter().measure(lambda: (self._build(item["parts"]), 0))
@@ -248,7 +255,23 @@ class IndexWorker:
         return built
 
     def _vectors(self, part: str) -> np.ndarray:
-        return vectors_of(read_shard(storage.join(self.source, part), ["embedding"]))
+        """The vectors of an embedding shard; InputError on what no search could make sense of."""
+        file = storage.join(self.source, part)
+        vectors_ND = vectors_of(read_shard(file, ["embedding"]))
+        width = vectors_ND.shape[1]
+        if width != (self.width or width):
+            raise InputError(
+                f"{file}: vectors of width {width}, those before it have {self.width}; embed them "
+                "again with one retriever"
+            )
+        self.width = width
+        bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
+        if len(bad):
+            raise InputError(
+                f"{file}: the vector of row {bad[0]} holds nan or inf ({len(bad)} such rows); "
+                "embed them again"
+            )
+        return vectors_ND
 
     def _sample(self, parts: list[str]) -> tuple[np.ndarray, int]:
         """Vectors drawn evenly from all parts, so that an ordered corpus trains no skewed cells;

@@ -30,6 +30,7 @@ from radit_ray.data.artifacts import (
     Artifact,
     Input,
     artifact_input,
+    check_lineage,
     read_manifest,
     read_shard,
 )
@@ -108,13 +109,16 @@ def r_ft(
     Metrics: best_step, dev and dev_before (mrr, recall@1, recall@5 over the given candidates, kl
     and nll in nats), t_r, tau, entropy_lsr and entropy_r (nats), uniform_share, auc_lsr (how well
     the target ranks chunks with the answer), num_examples. InputError on an unknown kind or
-    direction, an encoder of another width than the vectors, missing dev rows.
+    direction, vectors of another version than the rows were ranked with or of another width than
+    the encoder's, missing dev rows.
     """
     inputs = {
         "scored": artifact_input(scored, "score"),
         "embeddings": artifact_input(embeddings, "embed"),
         "retriever": retriever_input(config.retriever, config.preset),
     }
+    # chunks are joined by id, and a replaced document keeps its id
+    check_lineage(inputs["scored"], "embeddings", inputs["embeddings"])
     check_r_ft(config)
     config = dataclasses.replace(
         config,

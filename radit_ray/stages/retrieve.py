@@ -14,15 +14,27 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import json
+import math
+import random
+import sys
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from radit_ray.core.errors import SEED, Bounds, InputError, check_bounds
 from radit_ray.data import rows
-from radit_ray.data.artifacts import Artifact, Input, artifact_input, commit_shard, fingerprint_of
+from radit_ray.data.artifacts import (
+    Artifact,
+    Input,
+    artifact_input,
+    commit_shard,
+    fingerprint_of,
+    read_manifest,
+)
 from radit_ray.data.copies import with_kept_chunks
 from radit_ray.data.corpus_examples import corpus_example, sample_rows
 from radit_ray.data.examples import read_examples
@@ -43,9 +55,10 @@ from radit_ray.engines.sharded_index import (
     shard_arguments,
 )
 from radit_ray.engines.shards import Meter, map_shards
+from radit_ray.models.faiss_shard import gpu_kinds
 from radit_ray.models.presets import resolve_preset
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +113,7 @@ def retrieve(
     bad example rows.
     """
     check_bounds(config, config.BOUNDS)
+    check_bounds(resources, resources.BOUNDS)
     source = artifact_input(index, "index")
     found = (
         read_examples(
@@ -134,7 +148,19 @@ def retrieve(
             )
         parts = shard_arguments(source.path)
         found = with_kept_chunks(found, (chunk_table(source.path, p["shard"]) for p in parts))
-        shards = ShardedIndex.open(source.path, nprobe=config.nprobe, prefix=_prefix(config, found))
+        left, gpus = shard_gpus(resources, source)
+        prefix = _prefix(config, found)
+        replicas = tuple(
+            ShardedIndex.open(
+                source.path,
+                nprobe=config.nprobe,
+                prefix=prefix,
+                memory_map=resources.memory_map,
+                gpus=gpus,
+            )
+            for _ in range(resources.index_replicas)
+        )
+        shards = replicas[0]
         shards.check(config.retriever)
         needed = config.k + max((len(row["exclude_ids"]) for row in found), default=0)
         needed = max(needed, config.k + bool(config.corpus_examples))
@@ -148,7 +174,7 @@ def retrieve(
         todo = set(work.missing([item["name"] for item in items]))
         arguments = {
             "config": work.config,
-            "shards": shards,
+            "replicas": replicas,
             "output": work.output,
             "device": resources.device,
             "batch_tokens": resources.batch_tokens,
@@ -157,12 +183,33 @@ def retrieve(
             RetrieveWorker,
             arguments,
             [item for item in items if item["name"] in todo],
-            resources=resources,
+            resources=left,
             label="retrieve",
             unit="shard",
         )
         metrics = {"num_chunks": shards.num_allowed, **_metrics(work)}
         return work.finish(resources=resources, metrics=metrics)
+
+
+def shard_gpus(resources: Resources, index: Input) -> tuple[Resources, float]:
+    """(what is left for the workers, share of a GPU for each shard's actor): shards that search
+    vectors get as much as a worker, where the cluster has that much for all of them and a worker.
+    """
+    share = resources.gpus_per_worker
+    manifest = read_manifest(index.path)
+    assert manifest is not None
+    if not share or manifest["metrics"]["kind"] not in gpu_kinds():
+        return resources, 0.0
+    held = share * len(manifest["metrics"]["shards"]) * resources.index_replicas
+    fit = math.floor((ray.cluster_resources().get("GPU", 0) - held) / share + 1e-9)
+    if fit < max(1, resources.num_workers):
+        print(
+            f"radit retrieve: {held:g} GPUs for the index shards do not fit beside the workers; "
+            "they search on CPUs (lower --resources.gpus-per-worker, such as 0.25)",
+            file=sys.stderr,
+        )
+        return resources, 0.0
+    return dataclasses.replace(resources, num_workers=resources.num_workers or fit), share
 
 
 def _prefix(config: RetrieveConfig, found: list[dict[str, Any]]) -> Prefix | None:
@@ -212,23 +259,21 @@ class RetrieveWorker:
         self,
         *,
         config: RetrieveConfig,
-        shards: ShardedIndex,
+        replicas: tuple[ShardedIndex, ...],
         output: str,
         device: str,
         batch_tokens: int,
     ) -> None:
-        self.config, self.shards, self.output, self.batch_tokens = (
-            config,
-            shards,
-            output,
-            batch_tokens,
-        )
+        self.config, self.output, self.batch_tokens = config, output, batch_tokens
+        # copies of the index answer alike; workers take turns, each from a place of its own
+        self.turns = itertools.cycle(random.sample(replicas, len(replicas)))
         self.encoder = query_encoder(
             config.retriever, preset=config.preset, precision=config.precision, device=device
         )
         self.meter = Meter(flops_per_token=self.encoder.flops_per_token)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        self.shards = next(self.turns)
         examples = json.loads(item["examples"]) or self._corpus_examples(
             item["positions"], item["dev"]
         )

@@ -42,6 +42,7 @@ def ranked(name: str, answers: list[str], chunks: list[tuple[str, str, str]], **
         "titles": titles,
         "texts": texts,
         "scores": [1.0 - rank / 10 for rank in range(len(chunks))],
+        "index_version": "0123456789ab",
     }
 
 

@@ -46,6 +46,7 @@ def test_ranked_and_scored_extend_the_example_with_typed_columns():
         "titles": ["D", "E"],
         "texts": ["t", "u"],
         "scores": [1.5, -0.25],
+        "index_version": "0123456789ab",
         "logprobs": [-3.5, -4.0],
         "num_answer_tokens": 2,
     }

@@ -22,6 +22,7 @@ CHUNK = {
     "titles": ["Title"],
     "texts": ["text"],
     "scores": [1.0],
+    "index_version": "0123456789ab",
 }
 ASKED = [("exam", "law"), ("exam", "art"), ("quiz", "")]
 

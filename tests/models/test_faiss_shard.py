@@ -8,6 +8,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import psutil
 import pytest
 
 from radit_ray.core.errors import InputError
@@ -54,15 +55,6 @@ def test_flat_is_exact_with_ties_by_row(vectors_ND: np.ndarray, num_queries: int
     one = [faiss_shard.search(index, query[None], 10) for query in queries_QD]
     assert np.array_equal(np.concatenate([rows for _, rows in one]), rows_QK)
     assert np.array_equal(np.concatenate([scores for scores, _ in one]), scores_QK)
-
-
-def test_blocks_do_not_matter(vectors_ND: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = faiss_shard.build("flat", vectors_ND)
-    queries_QD = np.random.default_rng(2).standard_normal((50, D)).astype(np.float32)
-    expected = faiss_shard.search(index, queries_QD, 7)
-    monkeypatch.setattr(faiss_shard, "_BLOCK_ROWS", 64)
-    found = faiss_shard.search(index, queries_QD, 7)
-    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_flat_keeps_the_float16_vectors_and_no_more(vectors_ND: np.ndarray, tmp_path: Path) -> None:
@@ -117,6 +109,32 @@ def test_only_allowed_rows_are_found(vectors_ND: np.ndarray) -> None:
     )
     assert (rows_QK[:, 3:] == -1).all()
     assert np.isneginf(scores_QK[:, 3:]).all()
+
+
+@pytest.mark.parametrize("kind", faiss_shard.KINDS)
+def test_vectors_on_disk_answer_alike_and_stay_there(tmp_path: Path, kind: str) -> None:
+    vectors_ND = np.random.default_rng(5).standard_normal((8000, 64)).astype(np.float16)
+    path = tmp_path / "shard.faiss"
+    if kind == "hnsw":  # its graph takes long to build
+        vectors_ND = vectors_ND[:1000]
+    sha256 = faiss_shard.save(faiss_shard.build(kind, vectors_ND, nlist=20 * ("ivf" in kind)), path)
+    known = {"sha256": sha256, "dimension": 64, "count": len(vectors_ND)}
+    plain = faiss_shard.load(path, **known)
+    before = _private_bytes()
+    mapped = faiss_shard.load(path, **known, memory_map=True)
+    if kind != "hnsw":
+        assert _private_bytes() - before < 0.5 * path.stat().st_size
+    queries_QD = vectors_ND[:40].astype(np.float32)
+    for asked_QD in (queries_QD, queries_QD[:2]):
+        expected, found = (faiss_shard.search(one, asked_QD, 5) for one in (plain, mapped))
+        assert np.array_equal(found[1], expected[1])
+        assert np.array_equal(found[0], expected[0])
+
+
+def _private_bytes() -> int:
+    """Memory of this process that is no file's."""
+    found = psutil.Process().memory_info()
+    return int(found.rss - found.shared)
 
 
 @pytest.mark.parametrize("kind", faiss_shard.KINDS)

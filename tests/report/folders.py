@@ -136,6 +136,7 @@ def ranked(number: int, variant: str, **changes: Any) -> dict[str, Any]:
         "titles": [f"Title of {name}" for name in names],
         "texts": [text[name] for name in names],
         "scores": [0.9, 0.1],
+        "index_version": "0123456789ab",
     }
     return {**example, **found, **changes}
 
