@@ -1,26 +1,31 @@
 """Files at a local path or any fsspec URI: read, write atomically, list, hash.
 
 A write is seen whole or not at all: locally through a temporary name, fsync and `os.replace`; on
-object stores a put is atomic by itself. Nothing here knows what the bytes mean.
+object stores a put is atomic by itself, and a request that fails is repeated (`data.retries`).
+Nothing here knows what the bytes mean.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from radit_ray.core.errors import InputError
+from radit_ray.data.retries import PatientFile, patiently
+
+T = TypeVar("T")
 
 
 def is_local(path: str) -> bool:
@@ -53,19 +58,52 @@ def join(path: str, *names: str) -> str:
     return "/".join([path.rstrip("/"), *names])
 
 
+def _ask(path: str, request: Callable[[Any, str], T]) -> T:
+    """`request(file system, name there)`, repeated where the store fails. Listings that the file
+    system remembers are dropped: workers on other machines write beside us.
+    """
+
+    def once() -> T:
+        fs, root = url_to_fs(path)
+        fs.invalidate_cache()
+        return request(fs, root)
+
+    return patiently(once, path)
+
+
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     if is_local(path):
         return os.path.exists(local(path))
-    fs, root = url_to_fs(path)
-    return bool(fs.exists(root))
+    return _ask(path, _kind) != ""
+
+
+def _kind(fs: Any, root: str) -> str:
+    """ "file", "directory" or "". Not by the file system's `exists` and `isfile`: they take every
+    failed request for "no".
+    """
+    try:
+        return str(fs.info(root)["type"])
+    except FileNotFoundError:
+        return ""
+
+
+def _find(fs: Any, root: str) -> list[str]:
+    """Names of all files below a folder; none where it does not exist."""
+    # fsspec's own walk leaves out folders whose listing failed
+    strict = {"on_error": "raise"} if type(fs).find is AbstractFileSystem.find else {}
+    try:
+        return list(fs.find(root, **strict))
+    except FileNotFoundError:
+        return []
 
 
 def open_read(path: str) -> IO[bytes]:
     """A binary, seekable stream of one file."""
     if is_local(path):
         return open(local(path), "rb")
-    return fsspec.open(path, "rb").open()  # type: ignore[no-any-return]
+    file = PatientFile(lambda: _ask(path, lambda fs, root: fs.open(root, "rb")), path)
+    return io.BufferedReader(file, 1 << 18)
 
 
 def read_bytes(path: str) -> bytes:
@@ -107,9 +145,17 @@ def atomic_file(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         name = os.path.join(folder, "file")
         yield name
-        fs, root = url_to_fs(path)
+        _put(name, path)
+
+
+def _put(file: str, path: str) -> None:
+    """Copies one local file to a URI."""
+
+    def put(fs: Any, root: str) -> None:
         fs.makedirs(fs._parent(root), exist_ok=True)  # sftp and hdfs have real folders
-        fs.put_file(name, root)
+        fs.put_file(file, root)
+
+    _ask(path, put)
 
 
 def write_bytes(path: str, value: bytes) -> None:
@@ -124,6 +170,30 @@ def write_json(path: str, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def create_json(path: str, value: Any) -> bool:
+    """`write_json` where no file is there yet, else False and nothing is written. Of several
+    processes on an object store one succeeds; on a path the caller holds the folder's lock.
+    """
+    if exists(path):
+        return False
+    if is_local(path):
+        write_json(path, value)
+        return True
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def create(fs: Any, root: str) -> None:
+        fs.makedirs(fs._parent(root), exist_ok=True)
+        fs.pipe_file(root, text.encode(), mode="create")
+
+    try:
+        _ask(path, create)
+    except FileExistsError:
+        return False
+    except (NotImplementedError, TypeError, ValueError):  # a store without conditional writes
+        write_json(path, value)
+    return True
+
+
 def list_files(path: str) -> list[str]:
     """Names of all files below a folder, relative to it, sorted; temporary files (`.*.tmp`) left
     out.
@@ -136,8 +206,8 @@ def list_files(path: str) -> list[str]:
             for name in files
         ]
     else:
-        fs, base = url_to_fs(path)
-        names = [name[len(base.rstrip("/")) + 1 :] for name in fs.find(base)]
+        base = url_to_fs(path)[1]
+        names = [name[len(base.rstrip("/")) + 1 :] for name in _ask(path, _find)]
     return sorted(name for name in names if not _is_temporary(name))
 
 
@@ -145,7 +215,9 @@ def remove_temporary(path: str) -> None:
     """Removes what killed writes left below a local folder; only for whoever holds its lock."""
     for folder, _, files in os.walk(local(path)):
         for name in filter(_is_temporary, files):
-            os.unlink(os.path.join(folder, name))
+            # a worker that outlives its killed driver for a moment may have finished it
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
 
 
 def _is_temporary(name: str) -> bool:
@@ -169,8 +241,7 @@ def size_of(path: str) -> int:
     """Bytes of one file."""
     if is_local(path):
         return os.path.getsize(local(path))
-    fs, root = url_to_fs(path)
-    return int(fs.size(root))
+    return _ask(path, lambda fs, root: int(fs.size(root)))
 
 
 def remove(path: str) -> None:
@@ -182,18 +253,22 @@ def remove(path: str) -> None:
         else:
             target.unlink(missing_ok=True)
         return
-    fs, root = url_to_fs(path)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
+
+    def rm(fs: Any, root: str) -> None:
+        if _kind(fs, root):
+            fs.rm(root, recursive=True)
+
+    _ask(path, rm)
 
 
 def version_of(path: str) -> str:
-    """What changes when a file is written anew: size and time, or what its store says of it."""
+    """What changes when a file is written anew, or what its store says of it. Locally not its time
+    alone, which a clock that is behind, or a copy that keeps times, may give twice.
+    """
     if is_local(path):
         found = os.stat(local(path))
-        return f"{found.st_size} {found.st_mtime_ns}"
-    fs, root = url_to_fs(path)
-    return str(fs.ukey(root))
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+    return _ask(path, lambda fs, root: str(fs.ukey(root)))
 
 
 def sha256_of(path: str) -> str:
@@ -221,7 +296,7 @@ def put_folder(source: str, path: str) -> None:
         shutil.copytree(source, target)
         return
     for name in list_files(source):
-        write_bytes(join(path, name), Path(source, name).read_bytes())
+        _put(os.path.join(source, name), join(path, name))
 
 
 def local_copy(path: str) -> str:
@@ -230,20 +305,36 @@ def local_copy(path: str) -> str:
     """
     if is_local(path):
         return local(path)
-    fs, root = url_to_fs(path)
-    key = hashlib.sha256(
-        f"{path} {fs.ukey(root) if fs.isfile(root) else sorted(fs.find(root))}".encode()
-    )
+
+    base, names = _ask(path, _files)
+    versions = [f"{name} {_version(path, name)}" for name in names]
     cache = Path(tempfile.gettempdir(), f"radit-ray-{os.getuid()}")
     cache.mkdir(exist_ok=True, mode=0o700)
     if cache.is_symlink() or cache.stat().st_uid != os.getuid():
         raise InputError(
             f"{cache} belongs to someone else; remove it, or set TMPDIR to a folder of yours"
         )
-    target = cache / key.hexdigest()[:16]
+    target = cache / hashlib.sha256(f"{path} {versions}".encode()).hexdigest()[:16]
     if not target.exists():
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
-        fs.get(root, str(temporary), recursive=True)
+        for name in names:
+            _get(path, name, temporary / name[len(base) :].lstrip("/"))
         with contextlib.suppress(OSError):
             os.rename(temporary, target)
     return str(target)
+
+
+def _files(fs: Any, root: str) -> tuple[str, list[str]]:
+    """(a file or folder as its file system names it, the files in it)."""
+    return root, [root] if _kind(fs, root) == "file" else sorted(_find(fs, root))
+
+
+def _version(path: str, name: str) -> str:
+    """What the store says of one file of `path`."""
+    return _ask(path, lambda fs, _: str(fs.ukey(name)))
+
+
+def _get(path: str, name: str, file: Path) -> None:
+    """Copies one file of `path` to a local name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _ask(path, lambda fs, _: fs.get_file(name, str(file)))
