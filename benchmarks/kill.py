@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -70,7 +71,8 @@ def progress(stage: str, output: str) -> Progress:
     else:
         sidecars = storage.list_files(f"{output}/committed")
         names = (name.removesuffix(".json").replace("--", "/") for name in sidecars)
-        files = (root / name for name in names)
+        # an index shard is committed with its second file; the chunks are the first
+        files = (root / name for name in names if not name.endswith(".arrow"))
     stamps = {str(file): stamp(file) for file in files}
     return Progress(units=len(stamps), committed=stamps)
 
@@ -96,31 +98,32 @@ def num_units(stage: str, whole: str) -> tuple[int, float]:
 
 
 def difference(stage: str, whole: str, output: str) -> float:
-    """0 where the result is that of the uninterrupted run, bit for bit; of a training otherwise the
-    largest difference of two weights; infinity for anything else.
+    """0 where the result is that of the uninterrupted run, bit for bit; otherwise the largest
+    difference of two weights of a training, the share of other files or points of anything else.
     """
-    if stage == "sweep":
-        points = [storage.read_json(f"{folder}/sweep.json")["points"] for folder in (whole, output)]
-        return 0.0 if points[0] == points[1] else float("inf")
     if stage in TRAININGS:
         return max(
             furthest(file, Path(output, file.relative_to(whole)))
             for file in Path(whole).rglob("model.safetensors")
         )
-    manifests = [read_manifest(folder) for folder in (whole, output)]
-    kept = [
-        (m["files"], [m["metrics"].get(n) for n in ("variants", "t_r", "recall@1", "num_chunks")])
-        for m in manifests
-        if m is not None
-    ]
-    return 0.0 if len(kept) == 2 and kept[0] == kept[1] else float("inf")
+    one, other = results(stage, whole), results(stage, output)
+    return sum(a != b for a, b in itertools.zip_longest(one, other)) / max(len(one), len(other))
+
+
+def results(stage: str, output: str) -> list[Any]:
+    """What two runs must have in common, part by part."""
+    if stage == "sweep":
+        return list(storage.read_json(f"{output}/sweep.json")["points"])
+    manifest = read_manifest(output)
+    assert manifest is not None, output
+    metrics = ("variants", "contrasts", "t_r", "recall@1", "num_chunks")
+    return [*manifest["files"], *(manifest["metrics"].get(name) for name in metrics)]
 
 
 def furthest(one: Path, other: Path) -> float:
     """Largest difference of two files of weights."""
     with safe_open(one, framework="pt") as a, safe_open(other, framework="pt") as b:
-        if set(a.keys()) != set(b.keys()):
-            return float("inf")
+        assert set(a.keys()) == set(b.keys()), other
         return max(
             float((a.get_tensor(name).float() - b.get_tensor(name).float()).abs().max())
             for name in a.keys()  # noqa: SIM118 - a safetensors handle, not a dict
@@ -252,10 +255,8 @@ def plan(stages: Sequence[str], num_kills: int) -> list[tuple[str, str]]:
     """(stage, kind) of each kill: stages in turn, so that a few kills already reach many of them,
     and all kinds of each stage after three rounds.
     """
-    return [
-        (stages[n % len(stages)], KINDS[(n // len(stages) + n) % len(KINDS)])
-        for n in range(num_kills)
-    ]
+    turns = (divmod(number, len(stages)) for number in range(num_kills))
+    return [(stages[stage], KINDS[(turn + stage) % len(KINDS)]) for turn, stage in turns]
 
 
 def page(found: dict[str, Any]) -> str:

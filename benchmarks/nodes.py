@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 class Nodes:
     """A running cluster: the environment of its drivers, and its nodes by number."""
 
-    def __init__(self, folder: Path, head_cpus: int) -> None:
+    def __init__(self, folder: Path, head_cpus: int, variables: Mapping[str, str]) -> None:
         self.folder = folder
         gcs, self.dashboard, agent, client = free_ports(4)
         self.address = f"{get_node_ip_address()}:{gcs}"
@@ -36,7 +37,7 @@ class Nodes:
         own |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         # the compiled operators of DeepSpeed stay where they are
         own |= {"TORCH_EXTENSIONS_DIR": str(Path.home() / ".cache" / "torch_extensions")}
-        self.environment = clean_environment() | own
+        self.environment = clean_environment() | own | dict(variables)
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
         self.number = 1
         ray(["get-auth-token", "--generate"], self.environment)
@@ -117,12 +118,20 @@ def stage_workers(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @contextlib.contextmanager
-def cluster(num_nodes: int = 0, *, cpus: int = 1, head_cpus: int = 0) -> Iterator[Nodes]:
-    """A cluster of a head and `num_nodes` others, ended with all it started."""
+def cluster(
+    num_nodes: int = 0,
+    *,
+    cpus: int = 1,
+    head_cpus: int = 0,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Nodes]:
+    """A cluster of a head and `num_nodes` others, ended with all it started; `variables` are in the
+    environment of all its processes.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rn-"))  # short: the paths of sockets are limited
     nodes: Any = None
     try:
-        nodes = Nodes(folder, head_cpus)
+        nodes = Nodes(folder, head_cpus, variables)
         wait_for_port(nodes.dashboard, nodes.head)
         for _ in range(num_nodes):
             nodes.add(cpus)

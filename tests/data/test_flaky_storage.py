@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from test_artifacts import Config, make, source, to_fp32
 from flaky import line
+from test_artifacts import Config, make, source, to_fp32
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import artifacts, retries, storage
