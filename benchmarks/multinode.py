@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import random
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +42,7 @@ from benchmarks.kill import (
 )
 from benchmarks.nodes import ROOT, Nodes, cluster, stage_workers
 from radit_ray.report.table import text_table
-from tests.head import free_ports, wait_for_port
+from tests.s3 import have_s3, s3_server
 
 FILE = ROOT / "benchmarks" / "results" / "multinode.json"
 PAGE = ROOT / "docs" / "results" / "multinode.md"
@@ -165,25 +163,6 @@ def logits_off(one: str, other: str) -> float:
     return float((found[0](ids).logits - found[1](ids).logits).abs().max())
 
 
-@contextlib.contextmanager
-def s3_server() -> Iterator[dict[str, str]]:
-    """A local server of the S3 protocol; the variables of its clients."""
-    (port,) = free_ports(1)
-    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for_port(port, server)
-        yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "of-this-test",
-            "AWS_SECRET_ACCESS_KEY": "of-this-test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-    finally:
-        server.kill()
-        server.wait()
-
-
 def on_s3(folder: str, stages: Sequence[str], variables: Mapping[str, str]) -> list[dict[str, Any]]:
     """The corpus side on a bucket, each stage with its driver killed once, against the same on a
     path.
@@ -261,11 +240,6 @@ def page(found: dict[str, Any]) -> str:
     if "s3" in found:
         parts.append(found["s3"])
     return "\n\n".join(parts)
-
-
-def have_s3() -> bool:
-    """Whether the extra `s3` is installed."""
-    return all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask"))
 
 
 def main() -> None:

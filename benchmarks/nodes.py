@@ -8,6 +8,7 @@ the head, where drivers run, has no CPU unless asked for.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,8 +21,9 @@ from typing import Any
 import psutil
 from ray.util import get_node_ip_address
 
-from tests.head import BIN, START_S, clean_environment, free_ports, ray, stop, wait_for_port
+from tests.head import BIN, clean_environment, free_ports, ray, stop, wait_for_port
 
+SECONDS = 1800.0  # for nodes to come and go on a machine with other work to do
 STORE = 150_000_000  # bytes of each node's object store
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +85,7 @@ class Nodes:
             ]
         return found
 
-    def wait(self, count: int, seconds: float = 20 * START_S) -> None:
+    def wait(self, count: int, seconds: float = SECONDS) -> None:
         """Returns once so many nodes, the head included, are alive; RuntimeError after that."""
         end = time.monotonic() + seconds
         while (alive := self.alive()) != count:
@@ -93,10 +95,11 @@ class Nodes:
 
     def alive(self) -> int:
         """How many nodes the head counts."""
-        code = "import ray; ray.init(logging_level=50); print(sum(n['Alive'] for n in ray.nodes()))"
+        code = "import ray; ray.init(logging_level=50); print('ALIVE', sum(n['Alive'] for n in ray.nodes()))"
         command = [str(BIN / "python"), "-c", code]
         done = subprocess.run(command, env=self.driver, capture_output=True, text=True)
-        return int(done.stdout.split()[-1]) if done.returncode == 0 else 0
+        found = re.findall(r"ALIVE (\d+)", done.stdout)
+        return int(found[0]) if found else 0
 
 
 def _children(pid: int) -> list[psutil.Process]:
@@ -132,7 +135,7 @@ def cluster(
     nodes: Any = None
     try:
         nodes = Nodes(folder, head_cpus, variables)
-        wait_for_port(nodes.dashboard, nodes.head)
+        wait_for_port(nodes.dashboard, nodes.head, SECONDS)
         for _ in range(num_nodes):
             nodes.add(cpus)
         nodes.wait(num_nodes + 1)

@@ -16,13 +16,12 @@ from benchmarks.multinode import (
     LOST_IN,
     ON_S3,
     SAME,
-    have_s3,
     lose_node,
     on_s3,
-    s3_server,
     zero,
 )
 from benchmarks.nodes import Nodes, cluster
+from tests.s3 import have_s3, s3_server
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(7200)]
 

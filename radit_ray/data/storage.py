@@ -152,10 +152,18 @@ def _put(file: str, path: str) -> None:
     """Copies one local file to a URI."""
 
     def put(fs: Any, root: str) -> None:
-        fs.makedirs(fs._parent(root), exist_ok=True)  # sftp and hdfs have real folders
+        _make_parent(fs, root)
         fs.put_file(file, root)
 
     _ask(path, put)
+
+
+def _make_parent(fs: Any, root: str) -> None:
+    """Makes the folder of a file on file systems that have folders (sftp, hdfs). Object stores, the
+    asynchronous ones of fsspec, have none: s3fs would make the bucket of a mistyped path.
+    """
+    if not fs.async_impl:
+        fs.makedirs(fs._parent(root), exist_ok=True)
 
 
 def write_bytes(path: str, value: bytes) -> None:
@@ -182,7 +190,7 @@ def create_json(path: str, value: Any) -> bool:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def create(fs: Any, root: str) -> None:
-        fs.makedirs(fs._parent(root), exist_ok=True)
+        _make_parent(fs, root)
         fs.pipe_file(root, text.encode(), mode="create")
 
     try:
