@@ -95,8 +95,8 @@ class Nodes:
 
     def alive(self) -> int:
         """How many nodes the head counts."""
-        code = "import ray; ray.init(logging_level=50); print('ALIVE', sum(n['Alive'] for n in ray.nodes()))"
-        command = [str(BIN / "python"), "-c", code]
+        code = "import ray; ray.init(logging_level=50)\nalive = [n['Alive'] for n in ray.nodes()]"
+        command = [str(BIN / "python"), "-c", f"{code}\nprint('ALIVE', sum(alive))"]
         done = subprocess.run(command, env=self.driver, capture_output=True, text=True)
         found = re.findall(r"ALIVE (\d+)", done.stdout)
         return int(found[0]) if found else 0

@@ -170,7 +170,9 @@ class ShardedIndex:
             last = prefix.last(name for table in tables for name in table["doc_id"].to_pylist())
         arguments = [{**a, "prefix": prefix, "last": last} for a in arguments]
         if remote:
-            actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(Guard)
+            # of a lost node they start again on another one; a search is safe to repeat
+            lost = {"max_restarts": 3, "max_task_retries": 3}
+            actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD", **lost)(Guard)
             shards = tuple(actor.remote(IndexShard, a) for a in arguments)
         else:
             shards = tuple(IndexShard(**a) for a in arguments)
