@@ -41,6 +41,7 @@ FILE = ROOT / "benchmarks" / "results" / "kill.json"
 PAGE = ROOT / "docs" / "results" / "kill.md"
 KINDS = ("worker", "driver", "machine")  # machine: the driver and its whole cluster
 TRAININGS = ("lm-ft", "r-ft")
+LEAVES = (*TRAININGS, "evaluate", "sweep")  # that no other stage reads
 TIMEOUT_S = 3000.0  # of one command, on a machine with other work to do
 LATEST = 0.6  # of all units: a kill after the last one kills nothing
 
@@ -152,7 +153,7 @@ def prepare(folder: str, stages: Sequence[str], nodes: Nodes) -> None:
     """The world, the models, and every stage uninterrupted, each once."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     build(folder)
-    needed = [s for s in STAGES if s != "sweep" or s in stages]
+    needed = [s for s in STAGES if s not in LEAVES or s in stages]
     last = max(needed.index(stage) for stage in stages)
     for stage in needed[: last + 1]:
         made = f"{folder}/whole/{stage}"
