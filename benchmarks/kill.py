@@ -31,7 +31,7 @@ from safetensors import safe_open
 
 from benchmarks.nodes import ROOT, Nodes, cluster, stage_workers
 from benchmarks.publish import BELOW
-from benchmarks.tiny_chain import EVERY, STAGES, STEPS, build
+from benchmarks.tiny_chain import EVERY, STAGES, build
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_manifest
 from radit_ray.engines.doctor import environment
@@ -93,7 +93,8 @@ def num_units(stage: str, whole: str) -> tuple[int, float]:
     manifest = read_manifest(whole)
     assert manifest is not None, whole
     if stage in TRAININGS:
-        return STEPS, manifest["cost"]["device_s"] / STEPS
+        steps = int(manifest["config"].get("steps") or manifest["metrics"]["steps"])
+        return steps, manifest["cost"]["device_s"] / steps
     data = [file for file in manifest["files"] if file["name"].endswith((".parquet", ".faiss"))]
     return len(data), manifest["cost"]["device_s"] / len(data)
 
@@ -149,6 +150,15 @@ def complete(words: Sequence[str], env: dict[str, str]) -> None:
         raise RuntimeError(f"{' '.join(words[3:])}: {done.stderr[-2000:]}")
 
 
+def ends_well(driver: subprocess.Popen[bytes]) -> bool:
+    """Whether a command went on by itself; one that hangs is killed."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return driver.wait(TIMEOUT_S) == 0
+    driver.kill()
+    driver.wait()
+    return False
+
+
 def prepare(folder: str, stages: Sequence[str], nodes: Nodes) -> None:
     """The world, the models, and every stage uninterrupted, each once."""
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -189,7 +199,7 @@ def kill_once(
     if kind != "worker":
         driver.wait()
         psutil.wait_procs(victims, timeout=30)
-    went_on = kind == "worker" and driver.wait(TIMEOUT_S) == 0
+    went_on = kind == "worker" and ends_well(driver)
     too_late = not victims or (kind != "worker" and finished(stage, output))
     started = time.monotonic()
     complete(words, nodes.driver)

@@ -13,7 +13,6 @@ local S3 server (extra `s3`; left out without it).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -28,11 +27,11 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.kill import (
     LATEST,
-    TIMEOUT_S,
     TRAININGS,
     command,
     complete,
     difference,
+    ends_well,
     finished,
     num_units,
     prepare,
@@ -114,15 +113,6 @@ def lose_node(
         nodes.add()
     nodes.wait(count)
     return row
-
-
-def ends_well(driver: subprocess.Popen[bytes]) -> bool:
-    """Whether a command went on by itself; one that hangs is killed."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return driver.wait(TIMEOUT_S) == 0
-    driver.kill()
-    driver.wait()
-    return False
 
 
 def zero(stage: int, folder: str, nodes: Nodes) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Files at a local path or any fsspec URI: read, write atomically, list, hash.
 
 A write is seen whole or not at all: locally through a temporary name, fsync and `os.replace`; on
-object stores a put is atomic by itself, and a request that fails is repeated (`data.retries`).
+object stores a put is atomic by itself, and a request that fails is repeated (`data.remote`).
 Nothing here knows what the bytes mean.
 """
 
@@ -15,17 +15,14 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
-from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from radit_ray.core.errors import InputError
-from radit_ray.data.retries import PatientFile, patiently
-
-T = TypeVar("T")
+from radit_ray.data import remote
 
 
 def is_local(path: str) -> bool:
@@ -58,52 +55,18 @@ def join(path: str, *names: str) -> str:
     return "/".join([path.rstrip("/"), *names])
 
 
-def _ask(path: str, request: Callable[[Any, str], T]) -> T:
-    """`request(file system, name there)`, repeated where the store fails. Listings that the file
-    system remembers are dropped: workers on other machines write beside us.
-    """
-
-    def once() -> T:
-        fs, root = url_to_fs(path)
-        fs.invalidate_cache()
-        return request(fs, root)
-
-    return patiently(once, path)
-
-
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     if is_local(path):
         return os.path.exists(local(path))
-    return _ask(path, _kind) != ""
-
-
-def _kind(fs: Any, root: str) -> str:
-    """ "file", "directory" or "". Not by the file system's `exists` and `isfile`: they take every
-    failed request for "no".
-    """
-    try:
-        return str(fs.info(root)["type"])
-    except FileNotFoundError:
-        return ""
-
-
-def _find(fs: Any, root: str) -> list[str]:
-    """Names of all files below a folder; none where it does not exist."""
-    # fsspec's own walk leaves out folders whose listing failed
-    strict = {"on_error": "raise"} if type(fs).find is AbstractFileSystem.find else {}
-    try:
-        return list(fs.find(root, **strict))
-    except FileNotFoundError:
-        return []
+    return remote.ask(path, remote.kind) != ""
 
 
 def open_read(path: str) -> IO[bytes]:
     """A binary, seekable stream of one file."""
     if is_local(path):
         return open(local(path), "rb")
-    file = PatientFile(lambda: _ask(path, lambda fs, root: fs.open(root, "rb")), path)
-    return io.BufferedReader(file, 1 << 18)
+    return io.BufferedReader(remote.PatientFile(path), 1 << 18)
 
 
 def read_bytes(path: str) -> bytes:
@@ -145,25 +108,7 @@ def atomic_file(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         name = os.path.join(folder, "file")
         yield name
-        _put(name, path)
-
-
-def _put(file: str, path: str) -> None:
-    """Copies one local file to a URI."""
-
-    def put(fs: Any, root: str) -> None:
-        _make_parent(fs, root)
-        fs.put_file(file, root)
-
-    _ask(path, put)
-
-
-def _make_parent(fs: Any, root: str) -> None:
-    """Makes the folder of a file on file systems that have folders (sftp, hdfs). Object stores, the
-    asynchronous ones of fsspec, have none: s3fs would make the bucket of a mistyped path.
-    """
-    if not fs.async_impl:
-        fs.makedirs(fs._parent(root), exist_ok=True)
+        remote.put(name, path)
 
 
 def write_bytes(path: str, value: bytes) -> None:
@@ -190,11 +135,11 @@ def create_json(path: str, value: Any) -> bool:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def create(fs: Any, root: str) -> None:
-        _make_parent(fs, root)
+        remote.make_parent(fs, root)
         fs.pipe_file(root, text.encode(), mode="create")
 
     try:
-        _ask(path, create)
+        remote.ask(path, create)
     except FileExistsError:
         return False
     except (NotImplementedError, TypeError, ValueError):  # a store without conditional writes
@@ -215,7 +160,7 @@ def list_files(path: str) -> list[str]:
         ]
     else:
         base = url_to_fs(path)[1]
-        names = [name[len(base.rstrip("/")) + 1 :] for name in _ask(path, _find)]
+        names = [name[len(base.rstrip("/")) + 1 :] for name in remote.ask(path, remote.find)]
     return sorted(name for name in names if not _is_temporary(name))
 
 
@@ -231,6 +176,18 @@ def remove_temporary(path: str) -> None:
 def _is_temporary(name: str) -> bool:
     """Whether any part of a name is one that `atomic_file` (or a writer inside it) made up."""
     return any(part.startswith(".") and ".tmp" in part for part in name.split("/"))
+
+
+def is_folder(path: str) -> bool:
+    """Whether a folder is there."""
+    if is_local(path):
+        return os.path.isdir(local(path))
+    return remote.ask(path, remote.kind) == "directory"
+
+
+def glob_files(pattern: str) -> list[str]:
+    """The files of a URI with wildcards, sorted."""
+    return remote.ask(pattern, remote.glob)
 
 
 def list_folders(path: str) -> list[str]:
@@ -249,7 +206,7 @@ def size_of(path: str) -> int:
     """Bytes of one file."""
     if is_local(path):
         return os.path.getsize(local(path))
-    return _ask(path, lambda fs, root: int(fs.size(root)))
+    return remote.ask(path, lambda fs, root: int(fs.size(root)))
 
 
 def remove(path: str) -> None:
@@ -263,10 +220,10 @@ def remove(path: str) -> None:
         return
 
     def rm(fs: Any, root: str) -> None:
-        if _kind(fs, root):
+        if remote.kind(fs, root):
             fs.rm(root, recursive=True)
 
-    _ask(path, rm)
+    remote.ask(path, rm)
 
 
 def version_of(path: str) -> str:
@@ -276,7 +233,7 @@ def version_of(path: str) -> str:
     if is_local(path):
         found = os.stat(local(path))
         return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
-    return _ask(path, lambda fs, root: str(fs.ukey(root)))
+    return remote.ask(path, lambda fs, root: str(fs.ukey(root)))
 
 
 def sha256_of(path: str) -> str:
@@ -304,7 +261,7 @@ def put_folder(source: str, path: str) -> None:
         shutil.copytree(source, target)
         return
     for name in list_files(source):
-        _put(os.path.join(source, name), join(path, name))
+        remote.put(os.path.join(source, name), join(path, name))
 
 
 def local_copy(path: str) -> str:
@@ -314,8 +271,8 @@ def local_copy(path: str) -> str:
     if is_local(path):
         return local(path)
 
-    base, names = _ask(path, _files)
-    versions = [f"{name} {_version(path, name)}" for name in names]
+    base, names = remote.ask(path, remote.files)
+    versions = [f"{name} {remote.version(path, name)}" for name in names]
     cache = Path(tempfile.gettempdir(), f"radit-ray-{os.getuid()}")
     cache.mkdir(exist_ok=True, mode=0o700)
     if cache.is_symlink() or cache.stat().st_uid != os.getuid():
@@ -326,23 +283,7 @@ def local_copy(path: str) -> str:
     if not target.exists():
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
         for name in names:
-            _get(path, name, temporary / name[len(base) :].lstrip("/"))
+            remote.get(path, name, temporary / name[len(base) :].lstrip("/"))
         with contextlib.suppress(OSError):
             os.rename(temporary, target)
     return str(target)
-
-
-def _files(fs: Any, root: str) -> tuple[str, list[str]]:
-    """(a file or folder as its file system names it, the files in it)."""
-    return root, [root] if _kind(fs, root) == "file" else sorted(_find(fs, root))
-
-
-def _version(path: str, name: str) -> str:
-    """What the store says of one file of `path`."""
-    return _ask(path, lambda fs, _: str(fs.ukey(name)))
-
-
-def _get(path: str, name: str, file: Path) -> None:
-    """Copies one file of `path` to a local name."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _ask(path, lambda fs, _: fs.get_file(name, str(file)))

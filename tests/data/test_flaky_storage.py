@@ -14,13 +14,14 @@ from flaky import line
 from test_artifacts import Config, make, source, to_fp32
 
 from radit_ray.core.errors import InputError
-from radit_ray.data import artifacts, retries, storage
+from radit_ray.data import artifacts, storage
+from radit_ray.data import remote as requests
 from radit_ray.data.work import Work
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(requests, "FIRST_WAIT_S", 0.0)
 
 
 @pytest.fixture
@@ -96,6 +97,20 @@ def test_storage_that_stays_away_is_named(remote: str) -> None:
     assert storage.list_files(remote) == ["x.json"]
 
 
+def test_no_corpus_file_is_left_out(remote: str, tmp_path: Path) -> None:
+    """A folder whose listing failed is not an empty one."""
+    for name in ("a/1.jsonl", "a/2.jsonl", "b/3.jsonl"):
+        storage.write_bytes(f"{tmp_path}/{name}", b"{}")
+    for _ in range(10):
+        with line(share=0.05):
+            assert len(storage.glob_files(f"{remote}/*/*.jsonl")) == 3
+            assert storage.is_folder(f"{remote}/a")
+            assert not storage.is_folder(f"{remote}/a/1.jsonl")
+    assert storage.glob_files(f"{remote}/c/*.jsonl") == []
+    with line(share=1.0), pytest.raises(OSError, match="storage failed 5 times"):
+        storage.glob_files(f"{remote}/*/*.jsonl")
+
+
 def test_what_repeating_cannot_mend_is_asked_once(remote: str) -> None:
     with line() as good, pytest.raises(FileNotFoundError):
         storage.read_bytes(f"{remote}/nothing")
@@ -148,7 +163,7 @@ def test_no_permission_passes_at_once(remote: str, monkeypatch: pytest.MonkeyPat
         raise PermissionError(13, "Permission denied", remote)
 
     with pytest.raises(PermissionError):
-        retries.patiently(refuse, remote)
+        requests.patiently(refuse, remote)
 
 
 def test_passwords_stay_out_of_the_message() -> None:
@@ -156,5 +171,5 @@ def test_passwords_stay_out_of_the_message() -> None:
         raise ConnectionError("gone")
 
     with pytest.raises(OSError, match=r"ftp://me:\*\*\*@host") as caught:
-        retries.patiently(fail, "ftp://me:secret@host/x")
+        requests.patiently(fail, "ftp://me:secret@host/x")
     assert "secret" not in str(caught.value)

@@ -13,7 +13,7 @@ from radit_ray.core.errors import InputError
 from radit_ray.engines.sharded_index import IndexShard
 from radit_ray.engines.shards import Guard, answers
 
-TOLD = {errno.EIO: "storage failed 5 times"}  # as data.retries says it
+TOLD = {errno.EIO: "storage failed 5 times"}  # as data.remote says it
 
 
 class Worker:
