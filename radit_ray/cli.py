@@ -8,7 +8,6 @@ meant.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import importlib
 import json
 import os
@@ -20,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from radit_ray import cli_results as results
-from radit_ray.core.errors import InputError, nearest
+from radit_ray.core.errors import FULL, READ_ONLY, InputError, nearest
 from radit_ray.data.world import WorldConfig
 from radit_ray.engines.failures import input_error, root_cause
 from radit_ray.options import one_line, parse
@@ -234,21 +233,24 @@ def _guarded(work: Callable[[], None]) -> int:
     return 0
 
 
-def _disk_full(file: str) -> int:
-    place = f" ({file})" if file else ""
-    print(
-        f"radit: the disk is full{place}; free space and run the same command again, finished "
-        "shards are kept",
-        file=sys.stderr,
-    )
-    return 2
+def _of_the_disk(error: BaseException) -> str:
+    """What is wrong with the disk and what to do; "" where it is something else."""
+    number = error.errno if isinstance(error, OSError) else None
+    file = str(error.filename or "") if isinstance(error, OSError) else ""
+    # safetensors and FAISS do not raise an OSError
+    if number in FULL or "No space left on device" in str(error):
+        place = f" ({file})" if file else ""
+        return f"the disk is full{place}; free space"
+    if number in READ_ONLY:
+        return f"no permission for {file} ({os.strerror(number or 0)}); give it back"
+    return ""
 
 
 def _failed(error: BaseException) -> int:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _disk_full(error.filename or "")
-    if "No space left on device" in str(error):  # safetensors and FAISS do not raise an OSError
-        return _disk_full("")
+    if mend := _of_the_disk(error):
+        kept = "and run the same command again, finished shards are kept"
+        print(f"radit: {one_line(mend)} {kept}", file=sys.stderr)
+        return 2
     if os.environ.get("RADIT_VERBOSE") == "1":
         traceback.print_exc()
     with tempfile.NamedTemporaryFile(

@@ -34,9 +34,9 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def wait_for_port(port: int, head: subprocess.Popen[bytes]) -> None:
+def wait_for_port(port: int, head: subprocess.Popen[bytes], seconds: float = START_S) -> None:
     """Returns once something listens; fails when the head has ended or the time is up."""
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and head.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
@@ -56,7 +56,7 @@ def stop(head: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(family, timeout=10)
     if head.poll() is None:
         head.kill()
-        head.wait(10)
+        head.wait(300)
 
 
 def ray(

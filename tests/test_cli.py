@@ -4,6 +4,7 @@ and the fix, exit code 2, no traceback, and nothing left that looks complete.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from chain import Chain
+from disks import disk
 from tiny import documents, questions, tiny_lm, write_jsonl
 
 from radit_ray import __version__
@@ -265,28 +267,44 @@ def test_five_megabytes_in_one_line_and_json_output(
 
 
 @pytest.mark.ray
-def test_a_full_disk_is_one_line(
+def test_a_full_disk_and_a_read_only_one_are_one_line_and_the_rerun_completes(
     ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    try:
-        rows = [
-            {"id": str(i), "title": "t", "text": " ".join(os.urandom(4).hex() for _ in range(150))}
-            for i in range(3000)
-        ]
-        corpus = write_jsonl(tmp_path / "docs.jsonl", rows)
-        output = str(disk / "out")
-        code = radit("chunk", "--corpus", corpus, "--output", output, "--docs-per-shard", "200")
-        assert code == 2
+    rows = [
+        {"id": str(i), "title": "t", "text": " ".join(os.urandom(4).hex() for _ in range(150))}
+        for i in range(3000)
+    ]
+    corpus = write_jsonl(tmp_path / "docs.jsonl", rows)
+    with disk(tmp_path / "disk", "1m") as small:
+        output = str(small.path / "out")
+        words = ("chunk", "--corpus", corpus, "--output", output, "--docs-per-shard", "200")
+        assert radit(*words) == 2
         assert "the disk is full" in one_line(capsys)
         assert read_manifest(output) is None
-        assert not list(disk.glob("**/*.tmp"))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+        assert not list(small.path.glob("**/*.tmp"))
+        small.remount("ro")
+        assert radit(*words) == 2
+        assert "out cannot be written (Read-only file system)" in one_line(capsys)
+        small.remount("rw,size=8m")
+        assert radit(*words) == 0
+        assert read_manifest(output) is not None
+
+
+def test_lost_permission_and_storage_that_stays_away_are_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a stage raises them on the driver (tests/engines/test_shards.py)."""
+
+    def refused() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/runs/x/part-1.parquet")
+
+    def away() -> None:
+        raise OSError(errno.EIO, "storage failed 5 times, at last with SlowDown: 503", "s3://b/x")
+
+    assert _guarded(refused) == 2
+    assert "no permission for /runs/x/part-1.parquet (Permission denied)" in one_line(capsys)
+    assert _guarded(away) == 1
+    assert "storage failed 5 times, at last with SlowDown: 503: 's3://b/x'" in one_line(capsys)
 
 
 # --- the other stages ---

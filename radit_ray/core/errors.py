@@ -8,11 +8,15 @@ propagates. It takes one string, so it survives pickling between Ray processes.
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import re
 from collections.abc import Iterable, Mapping
 
 Bounds = Mapping[str, tuple[float, float | None]]  # field: lowest, highest (None: none)
+# numbers of OSErrors that the person at the keyboard can mend
+FULL = (errno.ENOSPC, errno.EDQUOT)
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 SEED = (0, 2**32 - 1)  # what numpy, torch and random all take
 
 

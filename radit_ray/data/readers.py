@@ -19,8 +19,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fsspec.core import url_to_fs
-
 from radit_ray.core.errors import InputError
 from radit_ray.data.documents import document_row, iter_tsv, iter_wiki, text_document
 from radit_ray.data.hub import PREFIX, iter_hub, saved_splits
@@ -34,7 +32,16 @@ from radit_ray.data.records import (
     peek,
     suffixes,
 )
-from radit_ray.data.storage import exists, is_local, join, list_files, local, size_of
+from radit_ray.data.storage import (
+    exists,
+    glob_files,
+    is_folder,
+    is_local,
+    join,
+    list_files,
+    local,
+    size_of,
+)
 
 FORMATS = {
     ".jsonl": "json",
@@ -228,18 +235,14 @@ def _glob(pattern: str) -> list[str]:
     if is_local(pattern):
         names = glob.glob(local(pattern), recursive=True)
         return sorted(name for name in names if os.path.isfile(name))
-    fs, root = url_to_fs(pattern)
-    return sorted(fs.unstrip_protocol(name) for name in fs.glob(root) if fs.isfile(name))
+    return glob_files(pattern)
 
 
 def _is_folder(path: str) -> bool:
-    if is_local(path):
-        return os.path.isdir(local(path))
     try:
-        fs, root = url_to_fs(path)
+        return is_folder(path)
     except ValueError as error:
         raise InputError(f"{path}: unknown file system ({error}); check the URI") from error
-    return bool(fs.isdir(root))
 
 
 def _is_empty(path: str) -> bool:

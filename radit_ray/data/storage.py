@@ -1,13 +1,15 @@
 """Files at a local path or any fsspec URI: read, write atomically, list, hash.
 
 A write is seen whole or not at all: locally through a temporary name, fsync and `os.replace`; on
-object stores a put is atomic by itself. Nothing here knows what the bytes mean.
+object stores a put is atomic by itself, and a request that fails is repeated (`data.remote`).
+Nothing here knows what the bytes mean.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -17,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from radit_ray.core.errors import InputError
+from radit_ray.data import remote
 
 
 def is_local(path: str) -> bool:
@@ -57,15 +59,14 @@ def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     if is_local(path):
         return os.path.exists(local(path))
-    fs, root = url_to_fs(path)
-    return bool(fs.exists(root))
+    return remote.ask(path, remote.kind) != ""
 
 
 def open_read(path: str) -> IO[bytes]:
     """A binary, seekable stream of one file."""
     if is_local(path):
         return open(local(path), "rb")
-    return fsspec.open(path, "rb").open()  # type: ignore[no-any-return]
+    return io.BufferedReader(remote.PatientFile(path), 1 << 18)
 
 
 def read_bytes(path: str) -> bytes:
@@ -107,9 +108,7 @@ def atomic_file(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         name = os.path.join(folder, "file")
         yield name
-        fs, root = url_to_fs(path)
-        fs.makedirs(fs._parent(root), exist_ok=True)  # sftp and hdfs have real folders
-        fs.put_file(name, root)
+        remote.put(name, path)
 
 
 def write_bytes(path: str, value: bytes) -> None:
@@ -124,6 +123,30 @@ def write_json(path: str, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def create_json(path: str, value: Any) -> bool:
+    """`write_json` where no file is there yet, else False and nothing is written. Of several
+    processes on an object store one succeeds; on a path the caller holds the folder's lock.
+    """
+    if exists(path):
+        return False
+    if is_local(path):
+        write_json(path, value)
+        return True
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def create(fs: Any, root: str) -> None:
+        remote.make_parent(fs, root)
+        fs.pipe_file(root, text.encode(), mode="create")
+
+    try:
+        remote.ask(path, create)
+    except FileExistsError:
+        return False
+    except (NotImplementedError, TypeError, ValueError):  # a store without conditional writes
+        write_json(path, value)
+    return True
+
+
 def list_files(path: str) -> list[str]:
     """Names of all files below a folder, relative to it, sorted; temporary files (`.*.tmp`) left
     out.
@@ -136,8 +159,8 @@ def list_files(path: str) -> list[str]:
             for name in files
         ]
     else:
-        fs, base = url_to_fs(path)
-        names = [name[len(base.rstrip("/")) + 1 :] for name in fs.find(base)]
+        base = url_to_fs(path)[1]
+        names = [name[len(base.rstrip("/")) + 1 :] for name in remote.ask(path, remote.find)]
     return sorted(name for name in names if not _is_temporary(name))
 
 
@@ -145,12 +168,26 @@ def remove_temporary(path: str) -> None:
     """Removes what killed writes left below a local folder; only for whoever holds its lock."""
     for folder, _, files in os.walk(local(path)):
         for name in filter(_is_temporary, files):
-            os.unlink(os.path.join(folder, name))
+            # a worker that outlives its killed driver for a moment may have finished it
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
 
 
 def _is_temporary(name: str) -> bool:
     """Whether any part of a name is one that `atomic_file` (or a writer inside it) made up."""
     return any(part.startswith(".") and ".tmp" in part for part in name.split("/"))
+
+
+def is_folder(path: str) -> bool:
+    """Whether a folder is there."""
+    if is_local(path):
+        return os.path.isdir(local(path))
+    return remote.ask(path, remote.kind) == "directory"
+
+
+def glob_files(pattern: str) -> list[str]:
+    """The files of a URI with wildcards, sorted."""
+    return remote.ask(pattern, remote.glob)
 
 
 def list_folders(path: str) -> list[str]:
@@ -169,8 +206,7 @@ def size_of(path: str) -> int:
     """Bytes of one file."""
     if is_local(path):
         return os.path.getsize(local(path))
-    fs, root = url_to_fs(path)
-    return int(fs.size(root))
+    return remote.ask(path, lambda fs, root: int(fs.size(root)))
 
 
 def remove(path: str) -> None:
@@ -182,18 +218,22 @@ def remove(path: str) -> None:
         else:
             target.unlink(missing_ok=True)
         return
-    fs, root = url_to_fs(path)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
+
+    def rm(fs: Any, root: str) -> None:
+        if remote.kind(fs, root):
+            fs.rm(root, recursive=True)
+
+    remote.ask(path, rm)
 
 
 def version_of(path: str) -> str:
-    """What changes when a file is written anew: size and time, or what its store says of it."""
+    """What changes when a file is written anew, or what its store says of it. Locally not its time
+    alone, which a clock that is behind, or a copy that keeps times, may give twice.
+    """
     if is_local(path):
         found = os.stat(local(path))
-        return f"{found.st_size} {found.st_mtime_ns}"
-    fs, root = url_to_fs(path)
-    return str(fs.ukey(root))
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+    return remote.ask(path, lambda fs, root: str(fs.ukey(root)))
 
 
 def sha256_of(path: str) -> str:
@@ -221,7 +261,7 @@ def put_folder(source: str, path: str) -> None:
         shutil.copytree(source, target)
         return
     for name in list_files(source):
-        write_bytes(join(path, name), Path(source, name).read_bytes())
+        remote.put(os.path.join(source, name), join(path, name))
 
 
 def local_copy(path: str) -> str:
@@ -230,20 +270,20 @@ def local_copy(path: str) -> str:
     """
     if is_local(path):
         return local(path)
-    fs, root = url_to_fs(path)
-    key = hashlib.sha256(
-        f"{path} {fs.ukey(root) if fs.isfile(root) else sorted(fs.find(root))}".encode()
-    )
+
+    base, names = remote.ask(path, remote.files)
+    versions = [f"{name} {remote.version(path, name)}" for name in names]
     cache = Path(tempfile.gettempdir(), f"radit-ray-{os.getuid()}")
     cache.mkdir(exist_ok=True, mode=0o700)
     if cache.is_symlink() or cache.stat().st_uid != os.getuid():
         raise InputError(
             f"{cache} belongs to someone else; remove it, or set TMPDIR to a folder of yours"
         )
-    target = cache / key.hexdigest()[:16]
+    target = cache / hashlib.sha256(f"{path} {versions}".encode()).hexdigest()[:16]
     if not target.exists():
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
-        fs.get(root, str(temporary), recursive=True)
+        for name in names:
+            remote.get(path, name, temporary / name[len(base) :].lstrip("/"))
         with contextlib.suppress(OSError):
             os.rename(temporary, target)
     return str(target)

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import READ_ONLY, InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import (
     FORMAT_VERSION,
@@ -42,6 +42,7 @@ from radit_ray.data.versions import versions
 FINGERPRINT = "{fingerprint}"  # in an output path: the artifact is named by what it holds
 IGNORED = ("identity.json", "manifest.json", ".lock", LINK)
 SCRATCH = ("committed/", "resume/")  # below an artifact: sidecars, state of an unfinished training
+SIDECAR = {"name", "rows", "bytes", "sha256", "stats"}  # what `commit_shard` writes
 # what a refused call leaves to be read, and the next one clears away: bad rows with the reasons
 _QUARANTINE = re.compile(r"quarantine/\d{5}\.jsonl")
 ConfigT = TypeVar("ConfigT")
@@ -94,7 +95,7 @@ class Work(Generic[ConfigT]):
         output: str,
         resolve: Callable[[ConfigT], ConfigT] = lambda config: config,
     ) -> Iterator[Work[ConfigT]]:
-        """Claims `output` for this identity, waiting while another process holds it.
+        """Claims `output` for this identity, waiting while another process holds it for the same.
 
         `resolve` replaces "auto" values; a record from an earlier start wins over what this machine
         would pick. An output that ends in `{fingerprint}` gets the first twelve digits of its own.
@@ -106,14 +107,19 @@ class Work(Generic[ConfigT]):
             fingerprint = identity_of(stage, version, config, inputs)["fingerprint"]
             output = output.replace(FINGERPRINT, fingerprint[:12])
         output = resolve_link(output)
-        with _lock(output):
-            config = resolve(_follow_record(config, output))
-            identity = identity_of(stage, version, config, inputs)
-            work = cls(output, config, identity, inputs)
+
+        def refuse_another(recorded: Mapping[str, Any] | None) -> tuple[ConfigT, dict[str, Any]]:
+            followed = resolve(_follow_record(config, output))
+            wanted = identity_of(stage, version, followed, inputs)
+            if recorded is not None and recorded["fingerprint"] != wanted["fingerprint"]:
+                raise InputError(_difference(output, recorded, wanted))
+            return followed, wanted
+
+        with _lock(output, lambda: refuse_another(_read_identity(output))):
             manifest = read_manifest(output)
             recorded = manifest or _read_identity(output)
-            if recorded is not None and recorded["fingerprint"] != identity["fingerprint"]:
-                raise InputError(_difference(output, recorded, identity))
+            followed, identity = refuse_another(recorded)
+            work = cls(output, followed, identity, inputs)
             if manifest is not None:
                 work._drop_scratch()  # a kill may have come between manifest and clean-up
                 work.done = Artifact(
@@ -131,7 +137,8 @@ class Work(Generic[ConfigT]):
                     **identity,
                     "inputs": {k: dataclasses.asdict(v) for k, v in inputs.items()},
                 }
-                storage.write_json(storage.join(output, "identity.json"), record)
+                if not storage.create_json(storage.join(output, "identity.json"), record):
+                    refuse_another(_read_identity(output))  # on an object store, just now
             try:
                 yield work
             except InputError:
@@ -168,7 +175,9 @@ class Work(Generic[ConfigT]):
         found = {}
         folder = storage.join(self.output, "committed")
         for name in storage.list_files(folder):
-            sidecar = storage.read_json(storage.join(folder, name))
+            sidecar = _read_sidecar(storage.join(folder, name))
+            if sidecar is None:
+                continue
             path = storage.join(self.output, sidecar["name"])
             if storage.exists(path) and storage.size_of(path) == sidecar["bytes"]:
                 found[sidecar["name"]] = sidecar
@@ -231,10 +240,21 @@ class Work(Generic[ConfigT]):
         return Artifact(path=self.output, rows=rows, metrics=metrics)
 
 
+def _read_sidecar(path: str) -> dict[str, Any] | None:
+    """A shard's sidecar; None of one that breaks off, whose shard is then done again."""
+    try:
+        sidecar = storage.read_json(path)
+    except InputError:
+        return None
+    whole = isinstance(sidecar, dict) and sidecar.keys() >= SIDECAR
+    return sidecar if whole else None
+
+
 @contextlib.contextmanager
-def _lock(output: str) -> Iterator[None]:
-    """Holds `<output>/.lock` (flock: the kernel frees it when the holder dies). Object stores have
-    no lock.
+def _lock(output: str, look: Callable[[], Any]) -> Iterator[None]:
+    """Holds `<output>/.lock` (flock: the kernel frees it when the holder dies); `look` is called
+    before waiting for another process. Object stores have no lock: there the creation of
+    identity.json decides between two different runs, and two equal ones write the same files.
     """
     if not storage.is_local(output):
         yield
@@ -247,7 +267,9 @@ def _lock(output: str) -> Iterator[None]:
     try:
         os.makedirs(folder, exist_ok=True)
         stream = open(os.path.join(folder, ".lock"), "a")  # noqa: SIM115 - closed below
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
         raise InputError(
             f"{output} cannot be written ({error.strerror}); choose another --output"
         ) from None
@@ -255,6 +277,7 @@ def _lock(output: str) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            look()
             print(f"radit: another process works on {output}; waiting for it", file=sys.stderr)
             fcntl.flock(stream, fcntl.LOCK_EX)
         storage.remove_temporary(folder)  # what a killed write left

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 
 
@@ -32,6 +33,10 @@ class State:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     tokens: int = 0  # of all workers' training passes
+
+
+# what state.json holds
+RECORD = {*(f.name for f in dataclasses.fields(State)), "fingerprint", "world", "engine", "files"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class Store:
         """Writes step-N with its state.json last, then drops older ones and best files nobody
         names.
         """
-        target = storage.join(self.folder, f"step-{state.step:06d}")
+        target = storage.join(self.folder, _name(state.step))
         local = self._scratch(state.step)
         engine.save(local, self.rank)
         self._barrier()
@@ -73,23 +78,40 @@ class Store:
         """Loads the newest whole checkpoint of this training into the engine; None where there is
         none.
         """
-        for name in sorted(self._names(), reverse=True):
-            path = storage.join(self.folder, name)
-            record = self._whole(path, engine.kind)
-            if record is not None:
-                engine.load(storage.local_copy(path))
-                fields = {f.name for f in dataclasses.fields(State)}
-                return State(**{k: v for k, v in record.items() if k in fields})
-        return None
+        step = self._newest(engine.kind) if self.rank == 0 else -1
+        if self.world > 1:
+            # one decides: workers on several nodes may see shared storage a moment apart
+            told = torch.tensor([step], device=engine.device)
+            dist.broadcast(told, 0)
+            step = int(told)
+        if step < 0:
+            return None
+        path = storage.join(self.folder, _name(step))
+        engine.load(storage.local_copy(path))
+        record = storage.read_json(storage.join(path, "state.json"))
+        return State(**{field.name: record[field.name] for field in dataclasses.fields(State)})
 
-    def save_best(self, engine: Any, name: str) -> None:
-        """The trained parameters of this step as one safetensors file; every worker takes part."""
-        tensors = engine.trained()
+    def _newest(self, kind: str) -> int:
+        """The step of the newest whole checkpoint, -1 where there is none."""
+        steps = (
+            int(name.removeprefix("step-"))
+            for name in sorted(self._names(), reverse=True)
+            if self._is_whole(storage.join(self.folder, name), kind)
+        )
+        return next(steps, -1)
+
+    def save_best(self, engine: Any, name: str) -> str:
+        """The trained parameters of this step as one safetensors file, and its sha256 (on rank 0);
+        every worker takes part.
+        """
+        tensors, digest = engine.trained(), ""
         if self.rank == 0:
             plain = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
             with storage.atomic_file(storage.join(self.folder, name)) as file:
                 save_file(plain, file)
+                digest = storage.sha256_of(file)
         self._barrier()
+        return digest
 
     def _scratch(self, step: int) -> str:
         """A folder all workers can write to: beside the target where storage is a path."""
@@ -111,26 +133,32 @@ class Store:
         }
         return sorted(found)
 
-    def _whole(self, path: str, kind: str) -> dict[str, Any] | None:
-        """The state record if the checkpoint is complete, of this identity and unchanged."""
+    def _is_whole(self, path: str, kind: str) -> bool:
+        """Whether the checkpoint is complete, of this identity and unchanged."""
         file = storage.join(path, "state.json")
         if not storage.exists(file):
-            return None
-        record = dict(storage.read_json(file))
+            return False
+        try:
+            record = storage.read_json(file)
+        except InputError:
+            return False  # it breaks off
+        if not isinstance(record, dict) or not record.keys() >= RECORD:
+            return False
         if record["fingerprint"] != self.fingerprint or record["engine"] != kind:
-            return None  # another training's, or written by DDP where now ZeRO runs
+            return False  # another training's, or written by DDP where now ZeRO runs
         if kind != "ddp" and record["world"] != self.world:
-            return None  # DeepSpeed's shards fit the number of workers that wrote them
-        for name, digest in record["files"].items():
-            part = storage.join(path, name)
-            if not storage.exists(part) or storage.sha256_of(part) != digest:
-                return None
-        if record["best"] and not storage.exists(storage.join(self.folder, record["best"]["file"])):
-            return None
-        return record
+            return False  # DeepSpeed's shards fit the number of workers that wrote them
+        files = {storage.join(path, name): digest for name, digest in record["files"].items()}
+        if record["best"] and record["best"]["file"]:
+            best = record["best"]
+            files[storage.join(self.folder, best["file"])] = best.get("sha256")
+        return all(
+            storage.exists(part) and storage.sha256_of(part) == digest
+            for part, digest in files.items()
+        )
 
     def _prune(self, state: State) -> None:
-        kept = {f"step-{state.step:06d}", state.best["file"] if state.best else ""}
+        kept = {_name(state.step), state.best["file"] if state.best else ""}
         for name in {n.split("/")[0] for n in storage.list_files(self.folder)}:
             if name.startswith(("step-", "best-")) and name not in kept:
                 storage.remove(storage.join(self.folder, name))
@@ -138,6 +166,10 @@ class Store:
     def _barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
 
 
 def save_adamw(

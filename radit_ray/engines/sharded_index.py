@@ -184,9 +184,9 @@ class ShardedIndex:
         further["device"] = "cuda" if gpus else "cpu"
         arguments = [{**a, **further} for a in arguments]
         if remote:
-            actor = ray.remote(num_cpus=0, num_gpus=gpus or None, scheduling_strategy="SPREAD")(
-                Guard
-            )
+            # of a lost node they start again on another one; a search is safe to repeat
+            lost = {"max_restarts": 3, "max_task_retries": 3, "scheduling_strategy": "SPREAD"}
+            actor = ray.remote(num_cpus=0, num_gpus=gpus or None, **lost)(Guard)
             shards = tuple(actor.remote(IndexShard, a) for a in arguments)
         else:
             shards = tuple(IndexShard(**a) for a in arguments)

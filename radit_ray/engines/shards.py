@@ -23,7 +23,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from tqdm import tqdm
 
-from radit_ray.core.errors import InputError, check_bounds
+from radit_ray.core.errors import FULL, READ_ONLY, InputError, check_bounds
 from radit_ray.engines.resources import Resources
 
 
@@ -55,7 +55,7 @@ def num_workers(resources: Resources, num_items: int, *, worker_bytes: float = 0
 
 def call(function: Callable[..., Any], *arguments: Any, resources: Resources) -> Any:
     """Runs a function once in a task of its own, where the memory of its model goes with it; an
-    InputError or a full disk there is raised here as itself.
+    InputError or an error of the disk there is raised here as itself.
     """
     guarded = ray.remote(
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker or None
@@ -84,8 +84,8 @@ def map_shards(
     """Runs `worker(**arguments)(item)` for each item on a Ray Data actor pool; returns their
     sidecars in any order.
 
-    `gpu=False` is for workers without a model. An InputError, or a full disk, raised in a worker is
-    raised here as itself.
+    `gpu=False` is for workers without a model. An InputError, or an error of the disk, raised
+    in a worker is raised here as itself.
     """
     if not items:
         return []
@@ -117,8 +117,8 @@ def progress(rows: Iterable[Any], *, total: int | None, label: str, unit: str) -
 
 
 class Guard:
-    """A worker whose InputError or full disk comes back as a row, since Ray's wrappers drop the
-    cause of an error. As a Ray Data worker it is called with items; as an actor of its own it
+    """A worker whose InputError or error of the disk comes back as a row, since Ray's wrappers drop
+    the cause of an error. As a Ray Data worker it is called with items; as an actor of its own it
     answers by `run`, and `answers` unpacks that.
     """
 
@@ -161,15 +161,18 @@ def _as_row(error: InputError | OSError) -> dict[str, Any]:
     """
     if isinstance(error, InputError):
         return {"error": str(error), "errno": 0}
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return {"error": str(error.filename or ""), "errno": error.errno}
+    if error.errno in (*FULL, *READ_ONLY, errno.EIO):
+        # EIO: also storage that failed again and again, whose message says how
+        told = "" if error.strerror == os.strerror(error.errno) else str(error.strerror)
+        return {"error": str(error.filename or ""), "errno": error.errno, "told": told}
     raise error
 
 
 def _raise_row(row: dict[str, Any]) -> None:
     """Raises on the driver what a worker reported."""
     if row["errno"]:
-        raise OSError(row["errno"], os.strerror(row["errno"]), row["error"] or None)
+        told = row["told"] or os.strerror(row["errno"])
+        raise OSError(row["errno"], told, row["error"] or None)
     raise InputError(row["error"])
 
 

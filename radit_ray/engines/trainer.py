@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
+from radit_ray.data.integrity import redo
 from radit_ray.data.work import Work
 from radit_ray.engines import checkpoints
 from radit_ray.engines.resources import Resources
@@ -198,10 +199,14 @@ def _workers(loop: Loop, resources: Resources, worker_bytes: float) -> tuple[int
 
 def best_weights(work: Work[Any], result: dict[str, Any]) -> str:
     """The safetensors file with the trained parameters of the best step; "" where that is step 0,
-    the base weights.
+    the base weights. InputError where it is not the one that was written.
     """
-    file = result["best"]["file"]
-    return storage.join(work.output, "resume", file) if file else ""
+    if not result["best"]["file"]:
+        return ""
+    file = storage.join(work.output, "resume", result["best"]["file"])
+    if not storage.exists(file) or storage.sha256_of(file) != result["best"]["sha256"]:
+        raise InputError(f"{file} is missing or damaged; {redo(storage.join(work.output, 'x'))}")
+    return file
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -247,7 +252,7 @@ def _train(
             file = f"best-{step:06d}.safetensors" if step else ""
             state.best = {"step": step, "value": value, "dev": metrics, "file": file}
             if file:
-                store.save_best(engine, file)
+                state.best["sha256"] = store.save_best(engine, file)
 
     if state.step == 0:
         evaluate(0)

@@ -238,6 +238,20 @@ def test_a_second_process_waits_and_reuses(tmp_path: Path) -> None:
     assert artifacts.read_shard(f"{output}/{NAMES[2]}")["x"].to_pylist() == [0, 1]  # the other's
 
 
+def test_a_second_run_of_another_kind_does_not_wait(tmp_path: Path) -> None:
+    """It would wait for hours to be refused in the end."""
+    output = str(tmp_path / "out")
+    code = WAITER.format(tests=str(Path(__file__).parents[1]), output=output)
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "mine\n"
+    with pytest.raises(InputError, match="size 2 there, 3 asked"):
+        make(output, config=Config(size=3))
+    assert artifacts.read_manifest(output) is None  # the first one is still at work
+    assert first.wait(timeout=60) == 0
+    assert storage.read_json(f"{output}/manifest.json")["config"]["size"] == 2
+
+
 def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     code = WAITER.format(tests=str(Path(__file__).parents[1]), output=output)

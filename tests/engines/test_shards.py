@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from radit_ray.core.errors import InputError
 from radit_ray.engines.sharded_index import IndexShard
 from radit_ray.engines.shards import Guard, answers
+
+TOLD = {errno.EIO: "storage failed 5 times"}  # as data.remote says it
 
 
 class Worker:
@@ -23,7 +26,7 @@ class Worker:
         if number > 9:
             raise InputError(f"number={number}, expected at most 9")
         if number < 0:
-            raise OSError(errno.ENOSPC, "No space left on device", "x")
+            raise OSError(-number, TOLD.get(-number, os.strerror(-number)), "x")
         return self.start + number
 
 
@@ -32,11 +35,29 @@ def test_values_come_back_in_order_and_the_first_error_as_itself() -> None:
     assert answers([guard.run("add", 1), guard.run("add", 2)]) == [6, 7]
     with pytest.raises(InputError, match=r"^number=10, expected at most 9$"):
         answers([guard.run("add", 1), guard.run("add", 10)])
-    with pytest.raises(OSError, match="No space left") as caught:
-        answers([guard.run("add", -1)])
-    assert caught.value.errno == errno.ENOSPC
     with pytest.raises(AttributeError):
         guard.run("subtract", 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "No space left on device: 'x'"),
+        (errno.EACCES, "Permission denied: 'x'"),
+        (errno.EROFS, "Read-only file system: 'x'"),
+        (errno.EIO, "storage failed 5 times: 'x'"),
+    ],
+)
+def test_an_error_of_the_disk_is_raised_again_as_itself(number: int, message: str) -> None:
+    guard = Guard(Worker, {"start": 5})
+    with pytest.raises(OSError, match=message) as caught:
+        answers([guard.run("add", -number)])
+    assert caught.value.errno == number
+
+
+def test_any_other_error_ends_the_worker() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Guard(Worker, {"start": 5}).run("add", -errno.EBADF)
 
 
 def test_an_actor_that_could_not_be_made_says_why_at_the_first_call() -> None:
