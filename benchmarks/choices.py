@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks import stand_ins
-from benchmarks.peers import Peer, MissingPeerError
+from benchmarks.peers import MissingPeerError, Peer
 from benchmarks.side_by_side import (
     NAIVE,
     Results,

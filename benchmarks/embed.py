@@ -27,7 +27,7 @@ import pyarrow as pa
 import ray
 
 from benchmarks import stand_ins
-from benchmarks.peers import Peer, MissingPeerError
+from benchmarks.peers import MissingPeerError, Peer
 from benchmarks.side_by_side import (
     NAIVE,
     Results,

@@ -1,5 +1,5 @@
-"""lm-ft: examples a second and memory against fed-rag's RALT (row 4), useful tokens a second against
-TRL's SFT on completions, unpacked (row 4b).
+"""lm-ft: examples a second and memory against fed-rag's RALT (row 4), useful tokens a second
+against TRL's SFT on completions, unpacked (row 4b).
 
 All train the same LM (LLaMA shape, V = 32,000) on the same prompts, chunk first, three instances an
 example, in equally many AdamW steps. Ours is the stage's task in the trainer's engine: the loss on
@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks import stand_ins
-from benchmarks.peers import Peer, MissingPeerError
+from benchmarks.peers import MissingPeerError, Peer
 from benchmarks.side_by_side import (
     NAIVE,
     Results,
@@ -37,7 +37,7 @@ from benchmarks.side_by_side import (
 )
 from benchmarks.workers.loop import peak_bytes, reset_peak, resident_bytes
 from radit_ray.data import storage
-from radit_ray.data.artifacts import commit_shard
+from radit_ray.data.artifacts import commit_shard, read_shard
 from radit_ray.data.rows import RANKED
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.trainer import DdpEngine, Loop
@@ -73,11 +73,10 @@ class Ours:
                 "order": [(0, row) for row in numbers],
                 "dev": [],
             }
-            arguments = {"tokens": tokens, "resources": Resources(), "device": device}
             # as many steps as one pass over all instances has
-            total = sum(len(p) + len(a) for p, a in LmFtTask(config=config, **arguments).pairs)
+            total = sum(read_shard(tokens["files"][0], ["length"])["length"].to_pylist())
             config = dataclasses.replace(config, steps=max(1, -(-total // (2 * SEQ_LEN))))
-            self.task = LmFtTask(config=config, **arguments)
+            self.task = LmFtTask(config=config, tokens=tokens, resources=Resources(), device=device)
         fields = {field.name for field in dataclasses.fields(Loop)}
         loop = Loop(**{name: getattr(config, name) for name in fields})
         self.engine = DdpEngine(self.task.module, loop, torch.device(device))

@@ -2,8 +2,8 @@
 
 Two corpora, one twice as large, in equally many files and in shards of the same size (so twice as
 many shards of the index): what a process holds must not grow with the corpus. Each stage runs on a
-Ray of its own with one worker; the resident set of every process below this one is read every 50 ms,
-and the peak is that of the largest.
+Ray of its own with one worker; the resident set of every process below this one is read every 50
+ms, and the peak is that of the largest.
 
     python -m benchmarks.memory [--quick]
 """

@@ -78,7 +78,8 @@ class Peer:
 
     def call(self, method: str, **arguments: Any) -> Done:
         """Asks once. `MissingPeerError` where the worker ends or its library raises."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         try:
             self.process.stdin.write(json.dumps({"call": method, "arguments": arguments}) + "\n")
             self.process.stdin.flush()

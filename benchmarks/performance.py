@@ -103,7 +103,7 @@ def number(value: float | None) -> str:
 
 
 def notes_of(row: dict[str, Any]) -> list[str]:
-    """What a row says in words: how a peer is wrong or why it is missing, its bound, its profile."""
+    """What a row says in words: how a peer is wrong or why it is missing, bound, profile."""
     said = [row.get("note", ""), row["bound"]]
     if "profile" in row:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in row["profile"].items())

@@ -72,7 +72,8 @@ def repeated(store: Path) -> tuple[int, int]:
                 table = read_shard(str(folder / name), ["id", "chunk_ids"])
                 for row in table.to_pylist():
                     pairs.update((lm, row["id"], chunk) for chunk in row["chunk_ids"])
-    assert chunks and pairs, "the sweep left no chunks or no scores"
+    assert chunks, "the sweep left no chunks"
+    assert pairs, "the sweep left no scores"
     return embedded - chunks, sum(count - 1 for count in pairs.values())
 
 

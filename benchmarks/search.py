@@ -12,13 +12,14 @@ neighbours are not closer to each other than float16 tells apart.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import tempfile
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import Peer, MissingPeerError
+from benchmarks.peers import MissingPeerError, Peer
 from benchmarks.side_by_side import (
     NAIVE,
     Results,
@@ -138,7 +139,7 @@ def shards(options: argparse.Namespace, results: Results) -> None:
     for count in SHARDS:
         starts = np.linspace(0, num, count + 1).astype(int)
         scores, positions = [], []
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in itertools.pairwise(starts.tolist()):
             index = faiss_shard.build("flat", vectors[start:end])
             found, rows = faiss_shard.search(index, queries, K)
             scores.append(found)

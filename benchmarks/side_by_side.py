@@ -122,7 +122,7 @@ def plain_row(
     name: str,
     *,
     ours: float,
-    ratio: float,
+    ratio: float | None,
     floor: float | None,
     better: str,
     unit: str,

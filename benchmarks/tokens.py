@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks import stand_ins
-from benchmarks.peers import Peer, MissingPeerError
+from benchmarks.peers import MissingPeerError, Peer
 from benchmarks.score import prompts_of
 from benchmarks.side_by_side import (
     NAIVE,

@@ -11,7 +11,10 @@ class LmEval:
     def load(self, folder: str) -> None:
         from lm_eval.models.huggingface import HFLM
 
-        self.lm = HFLM(pretrained=folder, device="cpu", batch_size=4, dtype="float32")
+        # without BOS, as our side is asked here: the same tokens
+        self.lm = HFLM(
+            pretrained=folder, device="cpu", batch_size=4, dtype="float32", add_bos_token=False
+        )
 
     def score(self, pairs: list[tuple[str, str]]) -> list[float]:
         """log p(continuation | context)."""
