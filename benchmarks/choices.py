@@ -66,9 +66,9 @@ def naive(lm: CausalLM, asked: list[tuple[str, list[str]]]) -> list[float]:
         front = lm.encode(context)
         for option in options:
             answer = lm.answer_ids(option)
-            logits_TV = lm.model(input_ids=torch.tensor([[*front, *answer]])).logits[0]
-            logprob_TV = logits_TV[len(front) - 1 : -1].log_softmax(-1)
-            found.append(float(logprob_TV.gather(1, torch.tensor(answer)[:, None]).sum()))
+            ids_BT = torch.tensor([[*front, *answer]], device=lm.device)
+            logprob_TV = lm.model(input_ids=ids_BT).logits[0, len(front) - 1 : -1].log_softmax(-1)
+            found.append(float(logprob_TV.gather(1, ids_BT[0, len(front) :, None]).sum()))
     return found
 
 

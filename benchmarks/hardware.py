@@ -98,8 +98,10 @@ def embed_path(options: argparse.Namespace, precision: str) -> Path:
     )
     texts = stand_ins.texts(16 if options.device == "cpu" else 2048, mean=110, spread=0.3)
     lengths = [len(ids) for ids in encoder.chunk.tokens(texts)]
-    config = next(iter(encoder.chunk.model.children())).auto_model.config
-    flops = encoder.flops_per_token * sum(lengths) + attention_flops(config, lengths)
+    config = next(iter(encoder.chunk.model.children())).config
+    named = encoder.query_module.named_parameters()
+    pooler = sum(p.numel() for name, p in named if ".pooler." in name)  # mean pooling: unused
+    flops = (encoder.flops_per_token - 2 * pooler) * sum(lengths) + attention_flops(config, lengths)
     return Path(
         name="embed",
         work=lambda: encoder.encode_chunks([""] * len(texts), texts, batch_tokens=16384),

@@ -31,6 +31,7 @@ SETTINGS = {  # a run in a minute
     "probes": "",
     "k_infer": 2,
     "max_new_tokens": 4,
+    "resources.num_workers": 1,
     "chunk.docs_per_shard": 20,
     "retrieve.k": 3,
     "retrieve.corpus_examples": 12,

@@ -124,7 +124,11 @@ def _speed(
             wrong = "its log-probs are one position late; from our logits there they are the same"
             for precision in ("fp32", "auto"):
                 chosen = resolve_precision(precision, options.device)
-                own = lm if precision == "fp32" else CausalLM.load(lm.name, precision=chosen)
+                own = (
+                    lm
+                    if precision == "fp32"
+                    else CausalLM.load(lm.name, precision=chosen, device=options.device)
+                )
                 as_called = precision == "auto"
                 compared = alternate(
                     timed(lambda own=own: ours(own, rows)),

@@ -199,7 +199,7 @@ def options_of(doc: str | None, argv: Sequence[str] | None = None) -> argparse.N
     options = parser.parse_args(argv)
     options.repeats = options.repeats or (3 if options.quick else 5)
     options.peers = options.peers or ("none" if options.quick else "auto")
-    if options.device != "cpu":
-        options.clock = "wall"
+    if options.device != "cpu":  # the peers' workers run on CPUs
+        options.clock, options.peers = "wall", "none"
     torch.set_num_threads(options.threads)
     return options

@@ -170,7 +170,8 @@ def lm(shape: str = "small", *, context: int = 2048, vocabulary: int = 0) -> str
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    _save_tokenizer(_byte_level(min(size, 32_000)), folder)
+    # a vocabulary of another size reads the same tokens
+    _save_tokenizer(_byte_level(8_000 if vocabulary else size), folder)
     (folder / "done").touch()
     return str(folder)
 

@@ -72,8 +72,9 @@ def brute_force(
         p_r_K = torch.from_numpy(weights(len(prompts))).double()
         new: list[int] = []
         while len(new) < NUM_NEW and lm.eos_id not in new:
-            logits = [lm.model(input_ids=torch.tensor([[*p, *new]])).logits[0, -1] for p in prompts]
-            logits_KV = torch.stack(logits).double()
+            rows = [torch.tensor([[*prompt, *new]], device=lm.device) for prompt in prompts]
+            logits = [lm.model(input_ids=ids_BT).logits[0, -1] for ids_BT in rows]
+            logits_KV = torch.stack(logits).double().cpu()
             if of_logits:
                 mixed_V = (p_r_K[:, None] * logits_KV).sum(0)
             else:
