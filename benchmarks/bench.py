@@ -1,0 +1,45 @@
+"""Every side-by-side measurement, one script after the other, each in a process of its own; one
+that fails is named at the end and the others go on.
+
+    make bench            all, with the peers in their own environments: hours
+    make bench-quick      small sizes against naive references: minutes; nothing is published
+
+Further arguments go to every script, `--only NAME ...` picks some.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from benchmarks.performance import SCRIPTS, publish
+from benchmarks.side_by_side import ROOT
+
+
+def main(argv: Sequence[str]) -> int:
+    words = list(argv)
+    chosen = list(SCRIPTS)
+    if "--only" in words:
+        at = words.index("--only")
+        chosen, words = words[at + 1 :], words[:at]
+        unknown = set(chosen) - set(SCRIPTS)
+        if unknown:
+            print(f"unknown script {sorted(unknown)[0]!r}; one of {', '.join(SCRIPTS)}")
+            return 2
+    failed = []
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    for script in chosen:
+        print(f"== {script}", flush=True)
+        command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{script}", *words]
+        if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+            failed.append(script)
+    if "--quick" not in words:
+        publish()
+    print(f"failed: {', '.join(failed)}" if failed else "all ran to their end")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

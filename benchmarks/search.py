@@ -1,0 +1,169 @@
+"""search: queries a second against fed-rag's in-memory store, N = 20,000, and resident bytes over
+raw bytes (row 6); ids from several shards against one flat index (row 6b).
+
+Vectors of length 1 and D = 384, so that fed-rag's cosine is our dot product. Both are asked one
+query at a time, which is all fed-rag's store can do; 32 queries at once stand in a row of their
+own. Ours holds float16, and that is what raw bytes count; ids are checked to be the same where
+neighbours are not closer to each other than float16 tells apart.
+
+    python -m benchmarks.search [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import MissingPeerError, Peer
+from benchmarks.side_by_side import (
+    NAIVE,
+    Results,
+    alternate,
+    missing_row,
+    options_of,
+    plain_row,
+    speed_row,
+    timed,
+)
+from benchmarks.workers.loop import resident_bytes
+from radit_ray.engines.sharded_index import merge_top_k
+from radit_ray.models import faiss_shard
+
+FLOOR, RESIDENT_FLOOR = 30.0, 1.3
+K, D = 10, 384
+SHARDS = (2, 3, 7)
+
+
+class IndexWorker:
+    """Loads an index in a process of its own, for its resident bytes."""
+
+    def resident(self, path: str, sha256: str, count: int) -> int:
+        """Bytes that the process holds more, with the index loaded and searched once."""
+        faiss_shard.search(faiss_shard.build("flat", unit_vectors(1_000)), unit_vectors(1), K)
+        before = resident_bytes()
+        self.index = faiss_shard.load(path, sha256=sha256, dimension=D, count=count)
+        faiss_shard.search(self.index, unit_vectors(1), K)
+        return resident_bytes() - before
+
+
+def unit_vectors(num: int, seed: int = 0) -> np.ndarray:
+    """(N, D) float32 of length 1, exactly what float16 holds of them."""
+    vectors = np.random.default_rng(seed).normal(size=(num, D)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float16).astype(np.float32)
+
+
+def one_by_one(index: Any, queries: np.ndarray) -> list[list[int]]:
+    """Rows of the K best of each query, a call each."""
+    return [faiss_shard.search(index, query[None], K)[1][0].tolist() for query in queries]
+
+
+def naive(vectors: np.ndarray, queries: np.ndarray) -> list[list[int]]:
+    """All products in float64, sorted whole; equal scores by row."""
+    scores = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    return np.argsort(-scores, axis=1, kind="stable")[:, :K].tolist()  # type: ignore[no-any-return]
+
+
+def same(mine: list[list[int]], other: list[list[int]]) -> None:
+    """At least 99 of 100 ids: fed-rag normalises again in float32, which may swap neighbours."""
+    pairs = zip(mine, other, strict=True)
+    share = np.mean([len(set(a) & set(b)) / K for a, b in pairs])
+    assert share > 0.99, share
+
+
+def speeds(options: argparse.Namespace, results: Results, scratch: str) -> None:
+    num, asked = (5_000, 8) if options.quick else (20_000, 32)
+    vectors, queries = unit_vectors(num), unit_vectors(asked, seed=1)
+    index = faiss_shard.build("flat", vectors.astype(np.float16))
+    assert one_by_one(index, queries) == naive(vectors, queries)
+    facts = {"count": asked, "unit": "queries", "num_vectors": num}
+    if options.peers == "none":
+        compared = alternate(
+            timed(lambda: one_by_one(index, queries)),
+            timed(lambda: [naive(vectors, query[None])[0] for query in queries]),
+            *(options, same),
+        )
+        results.add(speed_row(f"6 search vs {NAIVE}", compared, floor=None, **facts))
+        return
+    try:
+        with Peer("fed-rag", "on_fed_rag", threads=options.threads) as peer:
+            file = os.path.join(scratch, "vectors.npy")
+            np.save(file, vectors)
+            peer.call("load_store", file=file)
+            theirs = peer.side("search", queries=queries.tolist(), k=K)
+            for name, ours in (
+                ("6 search vs fed-rag's store, one query at a time", one_by_one),
+                (
+                    "6 search vs fed-rag's store, our queries at once",
+                    lambda index, queries: faiss_shard.search(index, queries, K)[1].tolist(),
+                ),
+            ):
+                side = timed(lambda ours=ours: ours(index, queries))
+                compared = alternate(side, theirs, options, same)
+                results.add(speed_row(name, compared, floor=FLOOR, **facts))
+    except MissingPeerError as missing:
+        unit = "queries/CPU s"
+        name = "6 search vs fed-rag's store"
+        results.add(missing_row(name, floor=FLOOR, unit=unit, why=str(missing)))
+
+
+def resident(options: argparse.Namespace, results: Results, scratch: str) -> None:
+    """Resident bytes over raw bytes."""
+    count = 50_000 if options.quick else 200_000
+    path = os.path.join(scratch, "flat.faiss")
+    vectors = unit_vectors(count).astype(np.float16)
+    digest = faiss_shard.save(faiss_shard.build("flat", vectors), path)
+    with Peer("", "on_radit", threads=options.threads, small_blocks=True) as worker:
+        held = worker.call("resident", path=path, sha256=digest, count=count).result
+    row = plain_row(
+        "6 search: resident bytes of a loaded flat index over raw bytes (N x D x 2)",
+        **{"ours": held / 2**20, "ratio": held / vectors.nbytes, "floor": RESIDENT_FLOOR},
+        **{"better": "lower", "unit": "MiB"},
+        num_vectors=count,
+    )
+    results.add(row)
+
+
+def shards(options: argparse.Namespace, results: Results) -> None:
+    """Row 6b: the share of queries whose ids from S shards are those of one flat index."""
+    num, asked = (5_000, 64) if options.quick else (100_000, 512)
+    vectors, queries = unit_vectors(num).astype(np.float16), unit_vectors(asked, seed=1)
+    vectors[num // 2] = vectors[0]  # a tie across shards
+    _, whole = faiss_shard.search(faiss_shard.build("flat", vectors), queries, K)
+    equal = []
+    for count in SHARDS:
+        starts = np.linspace(0, num, count + 1).astype(int)
+        scores, positions = [], []
+        for start, end in itertools.pairwise(starts.tolist()):
+            index = faiss_shard.build("flat", vectors[start:end])
+            found, rows = faiss_shard.search(index, queries, K)
+            scores.append(found)
+            positions.append(rows + start)
+        _, merged = merge_top_k(scores, positions, K)
+        equal.append(float((merged == whole).all(axis=1).mean()))
+    results.add(
+        plain_row(
+            f"6b ids from {', '.join(map(str, SHARDS))} shards = ids from one flat index",
+            **{"ours": min(equal), "ratio": min(equal), "floor": 1.0},
+            **{"better": "higher", "unit": "share of queries"},
+            num_vectors=num,
+        )
+    )
+
+
+def main() -> None:
+    options = options_of(__doc__)
+    results = Results("search", options)
+    with tempfile.TemporaryDirectory(prefix="radit-bench-") as scratch:
+        speeds(options, results, scratch)
+        resident(options, results, scratch)
+    shards(options, results)
+
+
+if __name__ == "__main__":
+    main()
