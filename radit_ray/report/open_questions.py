@@ -152,7 +152,7 @@ def _corpora(results: Results) -> Iterator[str]:
         "facts. Shares of answers, with 95% intervals over subjects; where corpus and memory say "
         "the same it counts for the corpus:"
     )
-    yield _share_table(results["cells"], ("category", "corpus", "lm"))
+    yield _share_table(results["cells"], ("category", "given", "lm"))
     if results["remembered"]:
         yield "Changed facts that this LM (first seed) says right closed book, with the new corpus:"
         yield _share_table(results["remembered"], ("lm",))
@@ -295,15 +295,15 @@ def _chunk_plot(results: Results, metric: str, title: str) -> dict[str, Any]:
 
 def _share_plot(results: Results, category: str) -> dict[str, Any]:
     cells = [c for c in results["cells"] if c["category"] == category]
-    labels = list(dict.fromkeys(cell["corpus"] for cell in cells))
-    by = {(cell["lm"], cell["corpus"]): cell for cell in cells}
+    labels = list(dict.fromkeys(cell["given"] for cell in cells))
+    by = {(cell["lm"], cell["given"]): cell for cell in cells}
     series = {
         f"{lm}: {kind}": [_cell(by.get((lm, corpus)), kind) for corpus in labels]
         for lm in dict.fromkeys(cell["lm"] for cell in cells)
         for kind in ("corpus", "memory")
     }
     title = f"Share of answers, percent: {category} facts"
-    return {"title": title, "axis": "corpus", "labels": labels, "series": series}
+    return {"title": title, "axis": "corpus given", "labels": labels, "series": series}
 
 
 def _cycle_plot(results: Results, metric: str, title: str) -> dict[str, Any]:
