@@ -145,8 +145,11 @@ def test_the_page_tells_the_corpora_apart() -> None:
     rows = [line.split(" | ") for line in page("oq2", {"demo": filed}).splitlines()]
     shown = {tuple(row[:3]) for row in rows if row[0].startswith("| known-changed")}
     assert {("| known-changed", given, "radit") for given in says} <= shown
-    for plot in plots("oq2", filed):
-        assert plot["labels"] == ["none", "old", "new"]
+    drawn = plots("oq2", filed)
+    assert len(drawn) == 3
+    for plot in drawn:
+        assert plot["labels"] == list(corpora.LMS)
+        assert plot["series"]["the corpus' value"] == [(100.0, 100.0, 100.0)] * 3
 
 
 # --- question 2, real pages ---
