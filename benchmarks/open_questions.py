@@ -60,8 +60,11 @@ def draw(name: str, recipe: str, results: Mapping[str, Any], folder: Path) -> li
 
     made = []
     for number, plot in enumerate(plots(name, results), start=1):
-        figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-        for label, line in plot["series"].items():
+        figure, axes = pyplot.subplots(figsize=(6.4, 3.9), layout="constrained")
+        for place_of, (label, line) in enumerate(plot["series"].items()):
+            if plot.get("bars"):
+                _bars(axes, line, label, place_of, len(plot["series"]))
+                continue
             places = [place for place, cell in enumerate(line) if cell is not None]
             cells = [cell for cell in line if cell is not None]
             if cells:
@@ -71,12 +74,22 @@ def draw(name: str, recipe: str, results: Mapping[str, Any], folder: Path) -> li
         axes.set_xticks(range(len(plot["labels"])), plot["labels"])
         axes.set_xlabel(plot["axis"])
         axes.set_title(plot["title"], loc="left", fontsize=10)
-        axes.legend(fontsize=8, frameon=False)
+        figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
         image = f"{name}-{recipe}-{number}.png"
         figure.savefig(folder / image, dpi=120, metadata={"Software": None})
         pyplot.close(figure)
         made.append(image)
     return made
+
+
+def _bars(axes: Any, line: Sequence[Any], label: str, number: int, count: int) -> None:
+    """One of `count` series as bars beside those of the others, with their intervals."""
+    width = 0.8 / count
+    places = [place + (number - (count - 1) / 2) * width for place in range(len(line))]
+    values = [cell[0] for cell in line]
+    spread = [[c[0] - c[1] for c in line], [c[2] - c[0] for c in line]]
+    axes.bar(places, values, width, yerr=spread, label=label, error_kw={"lw": 1, "capsize": 3})
+    axes.set_ylim(0, 105)
 
 
 def main() -> None:

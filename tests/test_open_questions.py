@@ -126,6 +126,32 @@ def test_shares_are_counts_and_sum_to_one() -> None:
     assert found["memory"]["value"] == pytest.approx(old / (2 * len(changed)))
 
 
+def test_the_page_tells_the_corpora_apart() -> None:
+    config = dataclasses.replace(WORLD, changed_share=0.5)
+    questions = corpora.questions_of(make_world(config), make_world(config, snapshot=2))
+    says = {  # follows whatever it is given, and its memory without
+        "none": {key: q.memory or "" for key, q in questions.items()},
+        "old": {key: q.old for key, q in questions.items()},
+        "new": {key: q.new for key, q in questions.items()},
+    }
+    found = {(lm, given): [table] for lm in corpora.LMS for given, table in says.items()}
+    result = corpora.tabulated(found, questions, {"num_samples": 50, "seed": 0})
+    cells = {(c["category"], c["given"], c["lm"]): c for c in result["cells"]}
+    assert len(cells) == 3 * 3 * 3
+    assert cells["known-changed", "new", "radit"]["corpus"]["value"] == 1
+    assert cells["known-changed", "none", "radit"]["memory"]["value"] == 1
+    assert cells["new", "none", "radit"]["neither"]["value"] == 1
+    filed = results_of("oq2", changed_share=0.5, **result)
+    rows = [line.split(" | ") for line in page("oq2", {"demo": filed}).splitlines()]
+    shown = {tuple(row[:3]) for row in rows if row[0].startswith("| known-changed")}
+    assert {("| known-changed", given, "radit") for given in says} <= shown
+    drawn = plots("oq2", filed)
+    assert len(drawn) == 3
+    for plot in drawn:
+        assert plot["labels"] == list(corpora.LMS)
+        assert plot["series"]["the corpus' value"] == [(100.0, 100.0, 100.0)] * 3
+
+
 # --- question 2, real pages ---
 
 VERSION = versions.Pair(name="a pair", old="corpus/old.jsonl", new="corpus/new.jsonl", note="x")

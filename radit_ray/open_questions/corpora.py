@@ -150,32 +150,35 @@ def check(job: Job) -> None:
 
 
 def corpus_of_today(job: Job) -> dict[str, Any]:
-    """`cells` by category, corpus and LM; the same for changed facts that this LM remembers without
-    a chunk (`remembered`); contrasts of the shares that follow the new corpus.
-    """
+    """What the LMs of every seed answer with either corpus and without one, as `tabulated`."""
     recipe = job.recipe
     world = dataclasses.replace(recipe.world, changed_share=CHANGED)
     questions = questions_of(make_world(world), make_world(world, snapshot=2))
     runs = trained(job)
     found = _all_answers(job, runs, world)
+    draws = {"num_samples": recipe.evaluate.bootstrap, "seed": recipe.evaluate.seed}
+    return {"changed_share": CHANGED, **tabulated(found, questions, draws)}
+
+
+def tabulated(
+    found: Mapping[tuple[str, str], Sequence[Answers]],
+    questions: Mapping[str, Asked],
+    draws: Mapping[str, int],
+) -> dict[str, Any]:
+    """`cells` by category, corpus given and LM; the same for changed facts that this LM remembers
+    without a chunk (`remembered`); contrasts of the shares that follow the new corpus.
+
+    found: {(LM, corpus): one table of answers a seed}; a question that one of them lacks is left
+    out of all.
+    """
     kept = set.intersection(*(set(a) for tables in found.values() for a in tables))
     questions = {key: question for key, question in questions.items() if key in kept}
     by_category = {
         name: {key: q for key, q in questions.items() if q.category == name} for name in CATEGORIES
     }
-    draws = {"num_samples": recipe.evaluate.bootstrap, "seed": recipe.evaluate.seed}
-    cells = [
-        {"category": category, "corpus": corpus, "lm": lm, **shares(tables, asked, corpus, draws)}
-        for category, asked in by_category.items()
-        if asked
-        for corpus in CORPORA
-        for lm in LMS
-        if (tables := found.get((lm, corpus)))
-    ]
     return {
-        "changed_share": CHANGED,
         "num_questions": len(questions),
-        "cells": cells,
+        "cells": _cells(found, by_category, draws),
         "remembered": _remembered(found, by_category["known-changed"], draws),
         "contrasts": _contrasts(found, by_category),
     }
@@ -208,6 +211,22 @@ def _all_answers(
             asked = dataclasses.replace(variants[lm], name=f"{lm}.new", ranked=ranked)
             add(lm, "new", answered(run, [asked]).path, asked.name)
     return found
+
+
+def _cells(
+    found: Mapping[tuple[str, str], Sequence[Answers]],
+    by_category: Mapping[str, Mapping[str, Asked]],
+    draws: Mapping[str, int],
+) -> list[dict[str, Any]]:
+    """The shares of every category, LM and corpus that it was `given`."""
+    return [
+        {"category": category, "given": corpus, "lm": lm, **shares(tables, asked, corpus, draws)}
+        for category, asked in by_category.items()
+        if asked
+        for corpus in CORPORA
+        for lm in LMS
+        if (tables := found.get((lm, corpus)))
+    ]
 
 
 def _remembered(

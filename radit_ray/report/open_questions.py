@@ -152,7 +152,7 @@ def _corpora(results: Results) -> Iterator[str]:
         "facts. Shares of answers, with 95% intervals over subjects; where corpus and memory say "
         "the same it counts for the corpus:"
     )
-    yield _share_table(results["cells"], ("category", "corpus", "lm"))
+    yield _share_table(results["cells"], ("category", "given", "lm"))
     if results["remembered"]:
         yield "Changed facts that this LM (first seed) says right closed book, with the new corpus:"
         yield _share_table(results["remembered"], ("lm",))
@@ -261,11 +261,16 @@ _TABLES = {"oq1": _chunks, "oq2": _corpora, "oq3": _cycles, "sizes": _sizes}
 
 
 def plots(name: str, results: Results) -> list[dict[str, Any]]:
-    """The lines of a question: {title, axis, labels, series}, as `curves.lines` takes them."""
+    """The lines of a question: {title, axis, labels, series}; with `bars` where the labels
+    have no order.
+    """
     if name == "oq1":
         return [_chunk_plot(results, metric, title) for metric, title in _TITLES.items()]
     if name == "oq2" and "cells" in results:
-        return [_share_plot(results, category) for category in ("known-changed", "new")]
+        return [
+            _share_plot(results, category)
+            for category in ("known-changed", "known-unchanged", "new")
+        ]
     if name == "oq3":
         return [_cycle_plot(results, metric, title) for metric, title in _TITLES.items()]
     if name == "sizes":
@@ -294,16 +299,17 @@ def _chunk_plot(results: Results, metric: str, title: str) -> dict[str, Any]:
 
 
 def _share_plot(results: Results, category: str) -> dict[str, Any]:
-    cells = [c for c in results["cells"] if c["category"] == category]
-    labels = list(dict.fromkeys(cell["corpus"] for cell in cells))
-    by = {(cell["lm"], cell["corpus"]): cell for cell in cells}
-    series = {
-        f"{lm}: {kind}": [_cell(by.get((lm, corpus)), kind) for corpus in labels]
-        for lm in dict.fromkeys(cell["lm"] for cell in cells)
-        for kind in ("corpus", "memory")
+    """What each LM follows with the new corpus; LMs are no line, so these are bars."""
+    cells = {
+        c["lm"]: c for c in results["cells"] if c["category"] == category and c["given"] == "new"
     }
-    title = f"Share of answers, percent: {category} facts"
-    return {"title": title, "axis": "corpus", "labels": labels, "series": series}
+    labels = list(cells)
+    series = {name: [_cell(cells[lm], kind) for lm in labels] for kind, name in _FOLLOWED.items()}
+    title = f"With the new corpus, {category} facts: share of answers, percent"
+    return {"title": title, "axis": "LM", "labels": labels, "series": series, "bars": True}
+
+
+_FOLLOWED = {"corpus": "the corpus' value", "memory": "the memory's value", "neither": "neither"}
 
 
 def _cycle_plot(results: Results, metric: str, title: str) -> dict[str, Any]:
