@@ -47,9 +47,7 @@ def test_vectors_on_disk_and_two_replicas_rank_alike(chain: Chain, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["sq", "ivf"])
-def test_an_approximate_index_on_disk_ranks_alike(
-    chain: Chain, tmp_path: Path, kind: str
-) -> None:
+def test_an_approximate_index_on_disk_ranks_alike(chain: Chain, tmp_path: Path, kind: str) -> None:
     built = index(
         IndexConfig(kind=kind, num_shards=2, nlist=4 * (kind == "ivf")),
         embeddings=chain.embeddings,
