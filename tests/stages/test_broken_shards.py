@@ -54,7 +54,7 @@ def lied(folder: str, name: str) -> None:
     storage.write_json(f"{folder}/manifest.json", manifest)
 
 
-def refused(work: Callable[[], object], name: str, message: str = "") -> None:
+def refused(work: Callable[[], object], name: str, message: str | None = None) -> None:
     with pytest.raises(InputError, match=message) as caught:
         work()
     assert name in str(caught.value)
