@@ -89,9 +89,14 @@ class Nodes:
         """Returns once so many nodes, the head included, are alive; RuntimeError after that."""
         end = time.monotonic() + seconds
         while (alive := self.alive()) != count:
-            if time.monotonic() > end:
-                raise RuntimeError(f"{alive} nodes are alive after {seconds:.0f} s, not {count}")
+            if self.head.poll() is not None or time.monotonic() > end:
+                logs = (f"{log.name}: {log.read_text()[-800:]}" for log in self.logs())
+                raise RuntimeError(f"{alive} nodes are alive, not {count}; {' '.join(logs)}")
             time.sleep(1)
+
+    def logs(self) -> list[Path]:
+        """What each `ray start` has said."""
+        return sorted(self.folder.glob("*.log"))
 
     def alive(self) -> int:
         """How many nodes the head counts."""
