@@ -200,7 +200,10 @@ def main() -> None:
     for make in (embed_path, score_path, lm_ft_path, decode_path):
         for precision in rates:
             path = make(options, precision)
+            if options.device != "cpu":
+                torch.cuda.reset_peak_memory_stats()
             seconds = median(_seconds(path.work, options.device, repeats=options.repeats))
+            peak = 0 if options.device == "cpu" else torch.cuda.max_memory_allocated()
             rate = path.flops / seconds
             goal = GOALS[path.name] if options.device == "cpu" else GPU_GOAL
             if options.quick or path.name == "decode" or precision != fast:
@@ -211,7 +214,7 @@ def main() -> None:
                 **{"ours": rate / 1e9, "ratio": rate / rates[precision], "floor": goal},
                 **{"better": "higher", "unit": "GFLOP/s"},
                 **{"shape": path.shape, "model_flops": path.flops, "profile": shares},
-                seconds=seconds,
+                **{"seconds": seconds, "peak_gpu_bytes": peak},
             )
             results.add(with_bound(row, bound_of(shares)))
 

@@ -35,7 +35,7 @@ ENVIRONMENTS: dict[str, Sequence[Sequence[str]]] = {
             *("rank_bm25", "rouge", "rouge-chinese", "jieba", "termcolor"),
         ),
     ),
-    "trl": (("install", "trl>=1,<2", "torch=={torch}"),),
+    "trl": (("install", "trl==1.16.0", "torch=={torch}"),),
     "lm-eval": (("install", "lm-eval[hf]==0.4.13", "torch=={torch}"),),
 }
 

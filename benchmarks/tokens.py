@@ -114,7 +114,8 @@ def main() -> None:
     results = Results("tokens", options)
     folder = stand_ins.lm("tiny" if options.quick else "small")
     lm = CausalLM.load(folder, precision="fp32", device=options.device)
-    rows = stand_ins.ranked_rows(2 if options.quick else 4, k=3 if options.quick else 10)
+    num = 2 if options.quick else 4 if options.device == "cpu" else 64
+    rows = stand_ins.ranked_rows(num, k=3 if options.quick else 10)
     questions = [
         [[*lm.bos_ids, *lm.encode(prompt)] for prompt in prompts] for prompts in prompts_of(rows)
     ]

@@ -182,13 +182,13 @@ def search(
         scores_QK, rows_QK = index.search(queries_QD, min(k, index.ntotal), params=parameters)
         scores_QK = np.where(rows_QK < 0, -np.inf, scores_QK).astype(np.float32)
     order_QK = np.lexsort((rows_QK, -scores_QK), axis=1)[:, :k]
-    scores_QK = np.take_along_axis(scores_QK, order_QK, axis=1)
-    rows_QK = np.take_along_axis(rows_QK, order_QK, axis=1)
-    missing = ((0, 0), (0, k - rows_QK.shape[1]))
-    return (
-        np.pad(scores_QK, missing, constant_values=-np.inf).astype(np.float32),
-        np.pad(rows_QK, missing, constant_values=-1).astype(np.int64),
-    )
+    query_Q1 = np.arange(len(order_QK))[:, None]
+    scores_QK, rows_QK = scores_QK[query_Q1, order_QK], rows_QK[query_Q1, order_QK]
+    if order_QK.shape[1] < k:  # numpy's pad is slow beside a single query
+        missing = ((0, 0), (0, k - order_QK.shape[1]))
+        scores_QK = np.pad(scores_QK, missing, constant_values=-np.inf)
+        rows_QK = np.pad(rows_QK, missing, constant_values=-1)
+    return scores_QK.astype(np.float32, copy=False), rows_QK.astype(np.int64, copy=False)
 
 
 def on_device(index: Any, device: str, *, nprobe: int = 0) -> tuple[Any, TileSearch | None]:
