@@ -202,4 +202,5 @@ def options_of(doc: str | None, argv: Sequence[str] | None = None) -> argparse.N
     if options.device != "cpu":  # the peers' workers run on CPUs
         options.clock, options.peers = "wall", "none"
     torch.set_num_threads(options.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as the workers: no thread beside those
     return options
