@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.performance import SCRIPTS, publish
-from benchmarks.side_by_side import ROOT
+from benchmarks.publish import ROOT
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.publish import BELOW, ROOT
+from benchmarks.publish import ROOT, write_below
 from radit_ray.data import storage
 from radit_ray.report.challenge import page
 
@@ -43,8 +43,7 @@ def publish_challenges(given: Sequence[str], root: Path = ROOT) -> None:
                 del variant[place]
         files[name] = results
     storage.write_json(str(data), files)
-    prose, _, _ = text.read_text(encoding="utf-8").partition(BELOW)
-    text.write_text(f"{prose}{BELOW}\n\n{challenges_page(files)}\n", encoding="utf-8")
+    write_below(text, challenges_page(files))
 
 
 if __name__ == "__main__":

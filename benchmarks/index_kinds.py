@@ -27,12 +27,11 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks.publish import BELOW, ROOT
+from benchmarks.publish import ROOT, measured_by, write_below
 from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, iter_tables, vectors_of
 from radit_ray.data.tasks import data_folder
 from radit_ray.engines.connect import connect
-from radit_ray.engines.doctor import environment
 from radit_ray.index_plan import EF, FACTORS, HNSW_MOST, PQ_SHARES, TABLE, bytes_per_chunk
 from radit_ray.models import faiss_shard
 from radit_ray.models.dual_encoder import DualEncoder
@@ -289,11 +288,7 @@ def shipped(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def publish_index_kinds(found: Mapping[str, Any], root: Path = ROOT) -> None:
     """The page's part below its marker, and the package's table."""
-    file = root / PAGE.relative_to(ROOT)
-    prose, marker, _ = file.read_text(encoding="utf-8").partition(BELOW)
-    if not marker:
-        raise ValueError(f"{file} lacks the line {BELOW}")
-    file.write_text(f"{prose}{BELOW}\n\n{page(found)}\n", encoding="utf-8")
+    write_below(root / PAGE.relative_to(ROOT), page(found))
     storage.write_json(str(root / TABLE.relative_to(ROOT)), shipped(found))
 
 
@@ -320,10 +315,8 @@ def main() -> None:
     for size in args.sizes:
         found = synthetic(folder, int(number(size)), args.queries)
         rows += measure("synthetic", *found, folder, args.repeat, tuple(args.kinds))
-    made = environment(f"python -m benchmarks.index_kinds {' '.join(sys.argv[1:])}".strip())
     results = {
-        **made,
-        "commit": made["versions"].get("commit", ""),
+        **measured_by("index_kinds"),
         "threads": args.threads,
         "repeat": args.repeat,
         "rows": rows,

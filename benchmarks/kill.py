@@ -29,12 +29,11 @@ from typing import Any
 import psutil
 from safetensors import safe_open
 
-from benchmarks.nodes import ROOT, Nodes, cluster, stage_workers
-from benchmarks.publish import BELOW
+from benchmarks.nodes import Nodes, cluster, stage_workers
+from benchmarks.publish import ROOT, measured_by, write_below
 from benchmarks.tiny_chain import EVERY, STAGES, build
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_manifest
-from radit_ray.engines.doctor import environment
 from radit_ray.report.table import text_table
 
 FILE = ROOT / "benchmarks" / "results" / "kill.json"
@@ -309,11 +308,9 @@ def publish(
     found: dict[str, Any], file: Path, page_file: Path, render: Callable[[dict[str, Any]], str]
 ) -> str:
     """Writes the JSON, and the page below its marker; returns the page's part."""
-    made = environment(f"python -m benchmarks.{file.stem} {' '.join(sys.argv[1:])}".strip())
-    found = {**made, "commit": made["versions"].get("commit", ""), **found}
+    found = {**measured_by(file.stem), **found}
     storage.write_json(str(file), found)
-    prose, _, _ = page_file.read_text(encoding="utf-8").partition(BELOW)
-    page_file.write_text(f"{prose}{BELOW}\n\n{render(found)}\n", encoding="utf-8")
+    write_below(page_file, render(found))
     return render(found)
 
 

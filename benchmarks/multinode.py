@@ -39,7 +39,8 @@ from benchmarks.kill import (
     publish,
     wait_until,
 )
-from benchmarks.nodes import ROOT, Nodes, cluster, stage_workers
+from benchmarks.nodes import Nodes, cluster, stage_workers
+from benchmarks.publish import ROOT
 from radit_ray.report.table import text_table
 from tests.s3 import have_s3, s3_server
 

@@ -21,11 +21,11 @@ from typing import Any
 import psutil
 from ray.util import get_node_ip_address
 
+from benchmarks.publish import ROOT
 from tests.head import BIN, clean_environment, free_ports, ray, stop, wait_for_port
 
 SECONDS = 1800.0  # for nodes to come and go on a machine with other work to do
 STORE = 150_000_000  # bytes of each node's object store
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Nodes:

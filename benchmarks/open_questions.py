@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.publish import BELOW, ROOT
+from benchmarks.publish import ROOT, write_below
 from radit_ray.data import storage
 from radit_ray.report.open_questions import page, plots
 
@@ -41,12 +41,9 @@ def publish_question(name: str, paths: Sequence[str], *, root: Path = ROOT) -> N
 
 def write_page(name: str, file: Path, files: Mapping[str, Any], drawn: Sequence[str]) -> None:
     """The page: its prose, the marker, the plots, the tables."""
-    prose, marker, _ = file.read_text(encoding="utf-8").partition(BELOW)
-    if not marker:
-        raise ValueError(f"{file} lacks the line {BELOW}")
     images = "".join(f"![{image.removesuffix('.png')}]({image})\n" for image in drawn)
     body = f"{images}\n{page(name, files)}" if drawn else page(name, files)
-    file.write_text(f"{prose}{BELOW}\n\n{body}\n", encoding="utf-8")
+    write_below(file, body)
 
 
 def draw(name: str, recipe: str, results: Mapping[str, Any], folder: Path) -> list[str]:

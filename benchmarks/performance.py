@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.publish import BELOW, between
-from benchmarks.side_by_side import RESULTS, ROOT, reached
+from benchmarks.publish import ROOT, between, write_below
+from benchmarks.side_by_side import RESULTS, reached
 from radit_ray.report.table import text_table
 
 SCRIPTS = {  # in the order of the page
@@ -115,11 +115,7 @@ def notes_of(row: dict[str, Any]) -> list[str]:
 def publish(root: Path = ROOT) -> None:
     """Writes both places; ValueError where a marker is missing."""
     found = files(root)
-    page = root / PAGE
-    prose, marker, _ = page.read_text(encoding="utf-8").partition(BELOW)
-    if not marker:
-        raise ValueError(f"{page} lacks the line {BELOW}")
-    page.write_text(f"{prose}{BELOW}\n\n{body(found)}\n", encoding="utf-8")
+    write_below(root / PAGE, body(found))
     readme = root / "README.md"
     text = between(readme.read_text(encoding="utf-8"), "performance", brief(found))
     readme.write_text(text, encoding="utf-8")

@@ -10,10 +10,12 @@ What stands outside the markers is prose and stays.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from radit_ray.data import storage
+from radit_ray.engines.doctor import environment
 from radit_ray.report.table import contrasts_table, page, variants_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,11 +28,7 @@ def publish(run: str, name: str, *, root: Path = ROOT) -> None:
     folder = root / "docs" / "results"
     storage.write_json(str(folder / f"{name}.json"), results)
     file = folder / f"{name}.md"
-    prose, marker, _ = file.read_text(encoding="utf-8").partition(BELOW)
-    if not marker:
-        raise ValueError(f"{file} lacks the line {BELOW}")
-    body = page(results).partition("\n")[2].lstrip("\n")
-    file.write_text(f"{prose}{BELOW}\n\n{body}", encoding="utf-8")
+    write_below(file, page(results).partition("\n")[2])
     readme = root / "README.md"
     readme.write_text(
         between(readme.read_text("utf-8"), name, brief(results, name)), encoding="utf-8"
@@ -63,6 +61,23 @@ def clear_seeds(results: dict[str, Any], page: str) -> str:
         counts.append(f"{shown} in {better} of {len(cells)}{below}")
     told = "; ".join(counts)
     return f"Exact match above 0 by its whole interval, seed by seed ([table]({page})): {told}."
+
+
+def write_below(file: Path, body: str) -> None:
+    """What stands below the marker of a page; what stands above is prose and stays. ValueError
+    where the marker is missing.
+    """
+    prose, marker, _ = file.read_text(encoding="utf-8").partition(BELOW)
+    if not marker:
+        raise ValueError(f"{file} lacks the line {BELOW}")
+    body = body.strip("\n")
+    file.write_text(f"{prose}{BELOW}\n\n{body}\n", encoding="utf-8")
+
+
+def measured_by(script: str) -> dict[str, Any]:
+    """How a result file of benchmarks/ came to be: this command, `commit`, hardware, versions."""
+    made = environment(" ".join([f"python -m benchmarks.{script}", *sys.argv[1:]]))
+    return {**made, "commit": made["versions"].get("commit", "")}
 
 
 def between(text: str, name: str, body: str) -> str:

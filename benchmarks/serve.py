@@ -31,13 +31,12 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.publish import BELOW, ROOT
+from benchmarks.publish import ROOT, measured_by, write_below
 from benchmarks.serve_bare import bare, flood
 from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, read_shard, shard_names
 from radit_ray.engines.answering import answer_batch
 from radit_ray.engines.asking import Opened, open_variant, question_row, variant_parts
-from radit_ray.engines.doctor import environment
 from radit_ray.engines.ranking import rank
 from radit_ray.report.table import text_table
 from radit_ray.serving.config import Limits
@@ -49,7 +48,7 @@ THROUGHPUT_FLOOR, OVERHEAD_FLOOR_MS = 2.5, 15.0
 MEMORY_FLOOR = 1.1  # encoder and index with two variants over those with one
 AT_ONCE = 32  # questions of one call, where batches are measured without a server
 LOADING_S = 300.0
-FLOODS = (100, 200, 1000)  # requests at once; the first flood of all warms up
+FLOODS = (100, 200, 1000)  # requests at once
 
 
 class Endpoint:
@@ -331,7 +330,8 @@ def measure(run: str, variants: Sequence[str], args: argparse.Namespace) -> dict
         ]
         url, body = f"http://127.0.0.1:{args.port}/v1/answer", {"question": questions[0]}
         before = memory(served)["gateway"]
-        found["floods"] = [flood(url, body, at_once) for at_once in (FLOODS[-1], *FLOODS)][1:]
+        flood(url, body, FLOODS[-1])  # the first one warms up
+        found["floods"] = [flood(url, body, at_once) for at_once in FLOODS]
         found["gateway_grew_mb"] = memory(served)["gateway"] - before
     found["rows"][0] = bounded(found["rows"][0], bare_ms(opened, questions, args.port))
     return found
@@ -403,11 +403,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8123)
     args = parser.parse_args()
     found = measure(args.run, args.variants, args)
-    made = environment(f"python -m benchmarks.serve {' '.join(sys.argv[1:])}")
-    found = {**made, "commit": made["versions"].get("commit", ""), **found}
+    found = {**measured_by("serve"), **found}
     storage.write_json(str(FILE), found)
-    prose, _, _ = PAGE.read_text(encoding="utf-8").partition(BELOW)
-    PAGE.write_text(f"{prose}{BELOW}\n\n{page(found)}\n", encoding="utf-8")
+    write_below(PAGE, page(found))
     print(page(found))
 
 

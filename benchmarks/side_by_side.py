@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,10 +23,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.publish import ROOT, measured_by
 from radit_ray.data import storage
-from radit_ray.engines.doctor import environment
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CACHE = Path(os.environ.get("RADIT_BENCH_CACHE", ROOT / ".bench"))  # environments, models, quick
 QUICK = CACHE / "quick"  # results of `--quick`, which are never published
@@ -159,11 +157,8 @@ class Results:
     def __init__(self, script: str, options: argparse.Namespace) -> None:
         folder = QUICK if options.quick else RESULTS
         self.path = options.output or str(folder / f"{script}.json")
-        words = [f"python -m benchmarks.{script}", *sys.argv[1:]]
-        made = environment(" ".join(words))
         self.file: dict[str, Any] = {
-            **made,
-            "commit": made["versions"].get("commit", ""),
+            **measured_by(script),
             "threads": options.threads,
             "clock": options.clock,
             "rows": [],

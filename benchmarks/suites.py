@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.publish import BELOW, ROOT
+from benchmarks.publish import ROOT, write_below
 from radit_ray.data import storage
 from radit_ray.data.tasks import data_folder
 from radit_ray.report.suites import suite_page
@@ -74,9 +74,7 @@ def suites_page(results: list[dict[str, Any]]) -> str:
 def publish_suites(root: Path = ROOT) -> None:
     """The part of docs/results/suites.md below its marker, from suites.json."""
     file = root / "docs" / "results" / "suites.md"
-    prose, _, _ = file.read_text(encoding="utf-8").partition(BELOW)
-    body = suites_page(storage.read_json(str(file.with_suffix(".json"))))
-    file.write_text(f"{prose}{BELOW}\n\n{body}\n", encoding="utf-8")
+    write_below(file, suites_page(storage.read_json(str(file.with_suffix(".json")))))
 
 
 if __name__ == "__main__":

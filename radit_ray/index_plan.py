@@ -1,7 +1,7 @@
 """Which index, for how many chunks, what recall and how much memory: `radit plan index`.
 
-    for choice in choices(num_chunks=399e6, dimension=768): ...
-    best = recommend(num_chunks=399e6, dimension=768, recall=0.9, memory_bytes=100e9)
+    made = choices(num_chunks=399e6, dimension=768, rows=measured()["rows"])
+    best = recommend(made, num_chunks=399e6, recall=0.9, memory_bytes=100e9)
 
 Bytes of a chunk are arithmetic, and those of FAISS' files. Recall@10 and queries/s are measured:
 `benchmarks/index_kinds.py` writes assets/index_kinds.json, and every figure here says at which size
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from radit_ray.core.errors import InputError
+from radit_ray.models.faiss_shard import default_cells, default_probes, largest_divisor
 
 TABLE = Path(__file__).parent / "assets" / "index_kinds.json"
 SHARD_BYTES = 8e9  # of one index shard: it is built in one process, which holds it
@@ -25,7 +26,7 @@ FACTORS = (1, 2, 4, 8)  # cells visited, in square roots of the cells there are
 PQ_SHARES = (8, 4, 2)  # width over bytes of one vector
 EF = (64, 128, 256)  # hnsw: candidates of a query
 HNSW_LINKS = 32
-HNSW_MOST = 1e6  # vectors to which hnsw was measured; its graph is built by one thread
+HNSW_MOST = 1e6  # vectors; its graph is built by one thread, and beyond it not recommended
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,6 @@ class Choice:
         return f"radit index --kind {self.kind} --num-shards {self.num_shards}{pq}{probe}"
 
 
-def cells(num_vectors: float) -> int:
-    """Cells of an ivf index that names none: 4 * sqrt(N), at most N / 39."""
-    return max(1, min(int(4 * num_vectors**0.5), int(num_vectors) // 39))
-
-
 def bytes_per_chunk(
     kind: str, *, num_vectors: float, dimension: int, pq_bytes: int = 0, links: int = HNSW_LINKS
 ) -> float:
@@ -63,7 +59,8 @@ def bytes_per_chunk(
     >>> bytes_per_chunk("flat", num_vectors=1e6, dimension=768)
     1536.0
     """
-    coarse = cells(num_vectors) * (4.0 * dimension + 8) / num_vectors  # a cell: centroid, size
+    # of a cell: its centroid and size
+    coarse = default_cells(num_vectors) * (4.0 * dimension + 8) / num_vectors
     if kind == "flat":
         return 2.0 * dimension
     if kind == "sq":
@@ -98,12 +95,11 @@ def choices(
     for (kind, share, effort), same in found.items():
         if kind == "hnsw" and num_chunks > HNSW_MOST:
             continue
-
         nearest: dict[str, Mapping[str, Any]] = {}
         for row in sorted(same, key=lambda row: abs(math.log(row["num_chunks"] / num_chunks))):
             nearest.setdefault(row["vectors"], row)
         closest, *_ = nearest.values()
-        pq_bytes = _divisor(dimension, dimension // share) if share else 0
+        pq_bytes = largest_divisor(dimension, dimension // share) if share else 0
         size = {"num_vectors": num_chunks, "dimension": dimension, "pq_bytes": pq_bytes}
         total = num_chunks * bytes_per_chunk(kind, **size)
         num_shards = max(1, math.ceil(total / SHARD_BYTES))
@@ -190,10 +186,6 @@ def _nprobe(kind: str, effort: int, num_vectors: float) -> int:
     if kind == "hnsw":
         return effort
     if kind in ("ivf", "ivfpq"):
-        return min(cells(num_vectors), effort * max(1, round(cells(num_vectors) ** 0.5)))
+        nlist = default_cells(num_vectors)
+        return min(nlist, effort * default_probes(nlist))
     return 0
-
-
-def _divisor(dimension: int, most: int) -> int:
-    """The largest divisor of the width that is at most so large."""
-    return max(n for n in range(1, max(1, most) + 1) if dimension % n == 0)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from benchmarks import kill, multinode
 from benchmarks.kill import KINDS, Progress, difference, plan, progress, repeated
+from benchmarks.publish import BELOW
 from benchmarks.tiny_chain import EVERY, STAGES
 from radit_ray.data import artifacts, storage
 
@@ -102,8 +103,8 @@ def row(**more: Any) -> dict[str, Any]:
 def test_the_log_of_kills_is_a_page_and_rows(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("sys.argv", ["kill.py", "--kills", "2"])
     late = row(killed="nothing, it came too late")
-    prose, text = tmp_path / "kill.md", "# Kill it\n\nprose\n"
-    prose.write_text(text)
+    prose, text = tmp_path / "kill.md", f"# Kill it\n\nprose\n\n{BELOW}\n"
+    prose.write_text(f"{text}\nof an earlier run\n")
     shown = kill.publish(
         {"seed": 0, "rows": [row(), late]}, tmp_path / "kill.json", prose, kill.page
     )
@@ -111,7 +112,7 @@ def test_the_log_of_kills_is_a_page_and_rows(tmp_path: Path, monkeypatch: Any) -
     assert {"commit", "hardware", "versions", "command", "rows"} <= found.keys()
     assert found["command"] == "python -m benchmarks.kill --kills 2"
     assert all(one.keys() >= ROW for one in found["rows"])
-    assert prose.read_text().startswith(text)
+    assert prose.read_text() == f"{text}\n{shown}\n"
     assert "1 kills; 1 results equal" in shown
     assert "went on in 1 of 1 cases" in shown
 

@@ -22,7 +22,11 @@ _LEVELS = 2  # an artifact's files lie in its folder or one below (a variant, a 
 
 def redo(path: str) -> str:
     """What to do about a damaged file of an artifact."""
-    folder = path.rpartition("/")[0] or "."
+    return redo_folder(path.rpartition("/")[0] or ".")
+
+
+def redo_folder(folder: str) -> str:
+    """What to do about an artifact that cannot be used."""
     return f"delete the folder {folder} and run the same command again, or copy it again"
 
 

@@ -119,8 +119,7 @@ def write_bytes(path: str, value: bytes) -> None:
 
 def write_json(path: str, value: Any) -> None:
     """Writes one JSON value atomically, indented for people."""
-    text = json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, _json_bytes(value))
 
 
 def create_json(path: str, value: Any) -> bool:
@@ -132,11 +131,10 @@ def create_json(path: str, value: Any) -> bool:
     if is_local(path):
         write_json(path, value)
         return True
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def create(fs: Any, root: str) -> None:
         remote.make_parent(fs, root)
-        fs.pipe_file(root, text.encode(), mode="create")
+        fs.pipe_file(root, _json_bytes(value), mode="create")
 
     try:
         remote.ask(path, create)
@@ -145,6 +143,11 @@ def create_json(path: str, value: Any) -> bool:
     except (NotImplementedError, TypeError, ValueError):  # a store without conditional writes
         write_json(path, value)
     return True
+
+
+def _json_bytes(value: Any) -> bytes:
+    text = json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def list_files(path: str) -> list[str]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
+from radit_ray.data.integrity import redo_folder
 
 
 @dataclasses.dataclass
@@ -170,6 +171,18 @@ class Store:
 
 def _name(step: int) -> str:
     return f"step-{step:06d}"
+
+
+def best_weights(output: str, best: dict[str, Any]) -> str:
+    """The safetensors file with the trained parameters of a training's best step (`State.best`); ""
+    where that is step 0, the base weights. InputError where it is not the one that was written.
+    """
+    if not best["file"]:
+        return ""
+    file = storage.join(output, "resume", best["file"])
+    if not storage.exists(file) or storage.sha256_of(file) != best["sha256"]:
+        raise InputError(f"{file} is missing or damaged; {redo_folder(output)}")
+    return file
 
 
 def save_adamw(

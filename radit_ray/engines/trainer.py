@@ -31,7 +31,6 @@ from tqdm import tqdm
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import storage
-from radit_ray.data.integrity import redo
 from radit_ray.data.work import Work
 from radit_ray.engines import checkpoints
 from radit_ray.engines.resources import Resources
@@ -103,7 +102,7 @@ def fit(
     worker_bytes: float = 0,
 ) -> dict[str, Any]:
     """Trains on Ray Train and returns the result: best step, its dev metrics, history, cost;
-    weights in `best_weights(work)`.
+    weights in `checkpoints.best_weights`.
 
     InputError where workers do not fit or the task refuses its input. A lost worker restarts the
     group from the last checkpoint.
@@ -195,18 +194,6 @@ def _workers(loop: Loop, resources: Resources, worker_bytes: float) -> tuple[int
         cores = [count for count in cores if count >= 1]
         fit, cpus = min(fit, len(cores)), math.floor(min(cores)) - held
     return max(n for n in range(1, fit + 1) if loop.batch_size % n == 0), cpus
-
-
-def best_weights(work: Work[Any], result: dict[str, Any]) -> str:
-    """The safetensors file with the trained parameters of the best step; "" where that is step 0,
-    the base weights. InputError where it is not the one that was written.
-    """
-    if not result["best"]["file"]:
-        return ""
-    file = storage.join(work.output, "resume", result["best"]["file"])
-    if not storage.exists(file) or storage.sha256_of(file) != result["best"]["sha256"]:
-        raise InputError(f"{file} is missing or damaged; {redo(storage.join(work.output, 'x'))}")
-    return file
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,7 +218,7 @@ def faiss_gpu_copy(index: Any, nprobe: int) -> Any:
     if not getattr(faiss, "get_num_gpus", lambda: 0)() or not isinstance(index, faiss.IndexIVF):
         return index
     copied = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    copied.nprobe = min(nprobe or max(1, round(index.nlist**0.5)), index.nlist)
+    copied.nprobe = min(nprobe or default_probes(index.nlist), index.nlist)
     return copied
 
 
@@ -240,6 +241,23 @@ def vectors(index: Any) -> NDArray[np.float16]:
     return np.asarray(codes).view(np.float16).reshape(index.ntotal, index.d)
 
 
+def default_cells(count: float) -> int:
+    """Cells of an ivf index that names none: 4 * sqrt(N), at most N / 39 (faiss' own bound)."""
+    return max(1, min(int(4 * math.sqrt(count)), int(count) // _POINTS_PER_CENTROID))
+
+
+def default_probes(nlist: int) -> int:
+    """Cells that a search visits where it names no number: sqrt(nlist)."""
+    return max(1, round(math.sqrt(nlist)))
+
+
+def largest_divisor(dimension: int, most: int) -> int:
+    """The largest divisor of the width that is at most so large: the parts of a vector that product
+    quantisation may have.
+    """
+    return max(n for n in range(1, max(1, most) + 1) if dimension % n == 0)
+
+
 def file_sha256(path: str | Path) -> str:
     """Hex sha256 of a file, read in pieces."""
     with open(path, "rb") as file:
@@ -257,7 +275,7 @@ def _empty(kind: str, count: int, dimension: int, *, nlist: int, m: int, seed: i
         index = faiss.IndexHNSWSQ(dimension, fp16, m or 32, metric)
         index.hnsw.efConstruction = _EF_CONSTRUCTION
         return index
-    cells = nlist or max(1, min(int(4 * count**0.5), count // _POINTS_PER_CENTROID))
+    cells = nlist or default_cells(count)
     if not 1 <= cells <= count:
         raise InputError(
             f"nlist is {nlist}, expected 1 to {count} (the number of vectors), or 0 for 4 * sqrt(N)"
@@ -266,7 +284,7 @@ def _empty(kind: str, count: int, dimension: int, *, nlist: int, m: int, seed: i
     if kind == "ivf":
         index = faiss.IndexIVFScalarQuantizer(coarse, dimension, cells, fp16, metric, False)
     else:
-        parts = m or max(p for p in range(1, max(1, dimension // 8) + 1) if dimension % p == 0)
+        parts = m or largest_divisor(dimension, dimension // 8)
         if dimension % parts:
             raise InputError(
                 f"m is {m}, which does not divide the width {dimension}; give a divisor or 0"
@@ -312,7 +330,7 @@ def _flat_candidates(
 def search_parameters(index: Any, nprobe: int, k: int) -> Any:
     """What `search` gives faiss beside queries and k; None where a kind has nothing to set."""
     if isinstance(index, faiss.IndexIVF):
-        probes = nprobe or max(1, round(index.nlist**0.5))
+        probes = nprobe or default_probes(index.nlist)
         return faiss.SearchParametersIVF(nprobe=min(probes, index.nlist))
     if isinstance(index, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=nprobe or max(_EF_SEARCH, 2 * k))

@@ -37,11 +37,11 @@ from radit_ray.data.artifacts import (
     read_manifest,
 )
 from radit_ray.data.work import Work
-from radit_ray.engines.checkpoints import load_trained
+from radit_ray.engines.checkpoints import best_weights, load_trained
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import call
-from radit_ray.engines.trainer import Loop, best_weights, fit, show_finished
+from radit_ray.engines.trainer import Loop, fit, show_finished
 from radit_ray.models.batches import (
     answer_logits,
     length_buckets,
@@ -147,7 +147,7 @@ def lm_ft(
             worker_bytes=TRAINING_BYTES * model_bytes(config.lm) + 2**30,
         )
         record = _record(config, inputs["ranked"])
-        weights = best_weights(work, result)
+        weights = best_weights(work.output, result["best"])
         call(export_model, work.config, weights, work.output, record, resources=resources)
         storage.write_json(storage.join(work.output, "history.json"), result["history"])
         dev = [entry["dev"] for entry in result["history"] if "dev" in entry]

@@ -35,7 +35,7 @@ from radit_ray.data.artifacts import (
     read_shard,
 )
 from radit_ray.data.work import Work
-from radit_ray.engines.checkpoints import load_trained
+from radit_ray.engines.checkpoints import best_weights, load_trained
 from radit_ray.engines.references import (
     local_model,
     preset_name,
@@ -44,7 +44,7 @@ from radit_ray.engines.references import (
 )
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import call
-from radit_ray.engines.trainer import Loop, best_weights, fit, show_finished
+from radit_ray.engines.trainer import Loop, fit, show_finished
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.stages.r_ft_rows import prepare, tensors
 
@@ -153,7 +153,7 @@ def r_ft(
             "resources": resources,
         }
         result = fit(RFtTask, arguments, loop, work, resources, "r-ft")
-        weights = best_weights(work, result)
+        weights = best_weights(work.output, result["best"])
         call(export_encoder, work.config, weights, work.output, resources=resources)
         storage.write_json(storage.join(work.output, "history.json"), result["history"])
         dev = [entry["dev"] for entry in result["history"] if "dev" in entry]

@@ -15,10 +15,8 @@ from torch import nn
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
-from radit_ray.data.work import Work, identity_of
-from radit_ray.engines.checkpoints import State, Store
-from radit_ray.engines.trainer import DdpEngine, Loop, best_weights
-from radit_ray.stages.embed import EmbedConfig
+from radit_ray.engines.checkpoints import State, Store, best_weights
+from radit_ray.engines.trainer import DdpEngine, Loop
 
 LOOP = Loop(
     steps=20,
@@ -161,11 +159,9 @@ def test_one_whose_best_weights_are_damaged_is_not_used(
 
 
 def test_damaged_best_weights_are_never_exported(folder: str, tmp_path: Path) -> None:
-    identity = identity_of("toy", 1, EmbedConfig(), {})
-    work = Work(str(tmp_path), EmbedConfig(), identity, {})
-    result = json.loads(Path(folder, "step-000010", "state.json").read_text())
-    assert best_weights(work, result) == f"{folder}/best-000005.safetensors"
+    best = json.loads(Path(folder, "step-000010", "state.json").read_text())["best"]
+    assert best_weights(str(tmp_path), best) == f"{folder}/best-000005.safetensors"
     flip("best-000005.safetensors")(Path(folder))
     with pytest.raises(InputError, match=r"best-000005.safetensors is missing or damaged; delete"):
-        best_weights(work, result)
-    assert best_weights(work, {"best": {"step": 0, "file": ""}}) == ""
+        best_weights(str(tmp_path), best)
+    assert best_weights(str(tmp_path), {"step": 0, "file": ""}) == ""
