@@ -33,13 +33,12 @@ import torch
 
 from benchmarks.publish import ROOT, measured_by, write_below
 from benchmarks.serve_bare import bare, flood
+from benchmarks.serve_page import page
 from radit_ray.data import storage
 from radit_ray.data.artifacts import artifact_input, read_shard, shard_names
 from radit_ray.engines.answering import answer_batch
 from radit_ray.engines.asking import Opened, open_variant, question_row, variant_parts
 from radit_ray.engines.ranking import rank
-from radit_ray.report.table import text_table
-from radit_ray.serving.config import Limits
 
 FILE = ROOT / "benchmarks" / "results" / "serve.json"
 PAGE = ROOT / "docs" / "results" / "serve.md"
@@ -191,10 +190,9 @@ def bound(gain: float, opened: Opened, threads: int) -> dict[str, str]:
     """The sentence of a row whose floor batches cannot reach."""
     prompts = max(1, opened.variant.k)
     return {
-        "bound": f"Batches cannot help much here: a question is a batch of {prompts} prompts "
-        f"already, and without a server {AT_ONCE} questions in one call are {gain:.2f} times as "
-        f"fast as one by one on {threads} thread(s); beyond that only more cores, replicas or a "
-        "GPU help."
+        "bound": f"What batches can bring: a question is a batch of {prompts} prompts already, and "
+        f"without a server {AT_ONCE} questions in one call are {gain:.2f} times as fast as one by "
+        f"one on {threads} thread(s); beyond that only more cores, replicas or a GPU help."
     }
 
 
@@ -335,61 +333,6 @@ def measure(run: str, variants: Sequence[str], args: argparse.Namespace) -> dict
         found["gateway_grew_mb"] = memory(served)["gateway"] - before
     found["rows"][0] = bounded(found["rows"][0], bare_ms(opened, questions, args.port))
     return found
-
-
-def page(found: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    how = f"`{found['command']}`, commit {found['commit']}, {found['hardware']}."
-    over, through, both = found["rows"]
-    parts = [
-        how,
-        f"One client: {over['ours']:.1f} ms over HTTP, {over['peer']:.1f} ms for the same call in "
-        f"process; the difference is {over['ratio']:.1f} ms at the median of "
-        f"{over['num_questions']} questions ({over['same_answers']} equal answers). "
-        f"{over.get('bound', '')}".strip(),
-        f"{through['name']}: {through['ratio']:.2f} x. {through.get('bound', '')}".strip(),
-        f"Resident memory of encoder, index and chunks: {both['peer']:.0f} MB with one variant, "
-        f"{both['ours']:.0f} MB with two.",
-    ]
-    rows = [
-        [f"{row[k]:.0f}" if k == "clients" else f"{row[k]:.1f}" for k in row]
-        for row in through["table"]
-    ]
-    parts.append(text_table(["clients", "questions/s", "p50 ms", "p95 ms"], rows, markdown=True))
-    names = sorted({part for one in found["memory_mb"].values() for part in one})
-    rows = [
-        [
-            variants,
-            *(f"{one[n]:.0f}" if n in one else "-" for n in names),
-            f"{sum(one.values()):.0f}",
-        ]
-        for variants, one in found["memory_mb"].items()
-    ]
-    parts.append("Memory of the replicas, MB (proportional set size):")
-    parts.append(text_table(["variants", *names, "all"], rows, markdown=True))
-    parts.append("A replica killed with SIGKILL while eight clients ask:")
-    columns = ("part", "asked", "lost", "other_answers", "slowest_s", "whole_after_s")
-    rows = [
-        [f"{one[c]:.1f}" if c.endswith("_s") else str(one[c]) for c in columns]
-        for one in found["killed"]
-    ]
-    parts.append(text_table([c.replace("_", " ") for c in columns], rows, markdown=True))
-    parts.append(
-        f"Requests at once, each on a connection of its own, where {Limits().in_flight} are "
-        f"answered; the gateway grew by {found['gateway_grew_mb']:.1f} MB over all of them:"
-    )
-    rows = [
-        [
-            str(one["at_once"]),
-            ", ".join(f"{n} x {status}" for status, n in sorted(one["statuses"].items())),
-            f"{one['refused_p50_s'] or 0:.2f}",
-            f"{one['refused_slowest_s'] or 0:.2f}",
-        ]
-        for one in found["floods"]
-    ]
-    columns = ("at once", "answers", "refused after s, median", "slowest")
-    parts.append(text_table(columns, rows, markdown=True))
-    return "\n\n".join(parts)
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """Calls between the deployments: made again where a replica dies, cancelled where nobody waits any
-more; and many calls done as one batch, of which a bad one spoils no other.
+more; and calls that wait done as one batch, of which a bad one spoils no other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Generic, TypeVar
 
 from ray.exceptions import RayActorError, WorkerCrashedError
 
@@ -18,6 +19,8 @@ ATTEMPTS = 3  # of a call whose replica dies; Serve starts another one meanwhile
 PAUSE_S = 0.1  # between two
 LOST = (RayActorError, WorkerCrashedError)
 LOG = logging.getLogger("ray.serve")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,49 @@ async def streamed(call: Callable[[], Any]) -> AsyncGenerator[Any]:
         finally:
             if not whole:
                 response.cancel()
+
+
+class Batched(Generic[T, R]):
+    """Calls that wait while one batch is computed become the next one.
+
+    `work` is given at most `most` items and returns their results in order. Serve's own
+    `serve.batch` closes a batch before it waits for its turn, so that each of them holds one call
+    where nothing waits for a batch to fill.
+    """
+
+    def __init__(self, work: Callable[[list[T]], Awaitable[list[R]]], *, most: int) -> None:
+        self.work, self.most = work, most
+        self.waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self.task: asyncio.Task[None] | None = None
+
+    async def __call__(self, item: T) -> R:
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.waiting.append((item, future))
+        if self.task is None or self.task.done():
+            # of no request: Serve cancels what the context of a cancelled one has called
+            self.task = asyncio.create_task(self._all(), context=contextvars.Context())
+        return await future
+
+    async def _all(self) -> None:
+        while self.waiting:
+            # what nobody waits for any more is not computed
+            self.waiting = [(item, future) for item, future in self.waiting if not future.done()]
+            batch, self.waiting = self.waiting[: self.most], self.waiting[self.most :]
+            if batch:
+                await self._one(batch)
+
+    async def _one(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        try:
+            results = await self.work([item for item, _ in batch])
+            pairs = list(zip(batch, results, strict=True))
+        except (Exception, asyncio.CancelledError) as error:  # whatever it is, each caller is told
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), result in pairs:
+            if not future.done():
+                future.set_result(result)
 
 
 def in_groups(

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from ray import serve
 
 from radit_ray.core.errors import InputError
 from radit_ray.engines.answering import answer_batch
@@ -28,7 +27,7 @@ from radit_ray.engines.references import local_model
 from radit_ray.engines.sharded_index import IndexShard, merge_top_k
 from radit_ray.engines.variants import Row, Variant
 from radit_ray.models.causal_lm import CausalLM
-from radit_ray.serving.calling import Fault, in_groups, retried
+from radit_ray.serving.calling import Batched, Fault, in_groups, retried
 from radit_ray.serving.completing import (
     Completion,
     Stream,
@@ -94,16 +93,11 @@ class Retriever:
         prepare(threads, sharers)
         self.shards, self.starts, self.batch_tokens = shards, starts, batch_tokens
         self.encoder = query_encoder(encoder, preset=preset, device=device, separate=False)
-        self._batch.set_max_batch_size(max_batch)
+        self.batched = Batched(self.found, most=max_batch)
 
     async def search(self, text: str, k: int, *, is_prompt: bool = False) -> Found:
         """The k best chunks for a question; for a prompt, for the last question in it."""
-        found: Found = await self._batch((text, k, is_prompt))
-        return found
-
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
-    async def _batch(self, asked: list[tuple[str, int, bool]]) -> list[Found]:
-        return await self.found(asked)
+        return await self.batched((text, k, is_prompt))
 
     async def found(self, asked: list[tuple[str, int, bool]]) -> list[Found]:
         """`search` for several at once."""
@@ -176,20 +170,18 @@ class LanguageModel:
         )
         self.batch_tokens = batch_tokens
         self.computing = threading.Lock()
-        self._answers.set_max_batch_size(max_batch)
-        self._completions.set_max_batch_size(max_batch)
+        self.answers = Batched(self._answers, most=max_batch)
+        self.completions = Batched(self._completions, most=max_batch)
 
     async def answer(self, row: Row, variant: Variant, *, why: bool = False) -> Row | Fault:
         """The prediction row of a ranked row; with `why` what each chunk's prompt says of it, as
         `own_logprobs` and `given_logprobs`.
         """
-        found: Row | Fault = await self._answers(((variant, why), row))
-        return found
+        return await self.answers(((variant, why), row))
 
     async def complete(self, asked: Completion) -> Written | Fault:
         """What stands behind a prompt."""
-        found: Written | Fault = await self._completions((asked.key, asked))
-        return found
+        return await self.completions((asked.key, asked))
 
     async def texts(self, prompts: list[list[int]]) -> list[str] | Fault:
         """The ends of token ids as text, as far as a question is looked for in them."""
@@ -228,11 +220,9 @@ class LanguageModel:
         finally:
             stream.cancel()
 
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
     async def _answers(self, asked: list[tuple[Hashable, Row]]) -> list[Row | Fault]:
         return await asyncio.to_thread(self._locked, in_groups, asked, self._answer)
 
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
     async def _completions(self, asked: list[tuple[Hashable, Completion]]) -> list[Written | Fault]:
         return await asyncio.to_thread(self._locked, in_groups, asked, self._complete)
 

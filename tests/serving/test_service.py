@@ -22,7 +22,7 @@ from radit_ray.data.rows import example_row
 from radit_ray.engines.variants import Variant
 from radit_ray.serving import service as services
 from radit_ray.serving.app import build_app
-from radit_ray.serving.calling import ATTEMPTS, Fault, in_groups
+from radit_ray.serving.calling import ATTEMPTS, Batched, Fault, in_groups
 from radit_ray.serving.completing import Written
 from radit_ray.serving.config import Limits, ServeConfig, token_hash
 from radit_ray.serving.deployments import Found
@@ -221,6 +221,38 @@ def test_readiness_is_asked_once_for_all_who_want_to_know(monkeypatch: pytest.Mo
         assert len(lm.made) == 2
 
     asyncio.run(twice())
+
+
+def test_calls_that_wait_are_the_next_batch() -> None:
+    batches: list[list[int]] = []
+    go = asyncio.Event()
+
+    async def work(items: list[int]) -> list[int]:
+        batches.append(items)
+        if len(batches) == 1:
+            await go.wait()
+        if 13 in items:
+            raise ValueError("thirteen")
+        return [10 * item for item in items]
+
+    async def all_of() -> list[Any]:
+        batched = Batched(work, most=3)
+        tasks = [asyncio.create_task(batched(number)) for number in (1, 2, 3, 4, 5)]
+        while not batches:
+            await asyncio.sleep(0)
+        tasks += [asyncio.create_task(batched(number)) for number in (6, 13)]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
+        await asyncio.sleep(0)
+        go.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert await batched(7) == 70  # it goes on after an error and after a pause
+        return found
+
+    found = asyncio.run(all_of())
+    assert batches == [[1, 2, 3], [5, 6, 13], [7]]  # nobody waits for 4
+    assert found[:3] == [10, 20, 30]
+    assert [type(one) for one in found[3:]] == [asyncio.CancelledError] + 3 * [ValueError]
 
 
 def test_a_bad_item_of_a_batch_spoils_no_other(caplog: pytest.LogCaptureFixture) -> None:
