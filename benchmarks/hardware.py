@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import gc
 import time
 from collections.abc import Callable
 from statistics import median
@@ -28,6 +30,7 @@ from benchmarks import stand_ins
 from benchmarks.lm_ft import Ours as LmFt
 from benchmarks.side_by_side import Results, options_of, plain_row, with_bound
 from benchmarks.tokens import ours as decode_tokens
+from radit_ray.engines.resources import Resources
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.precision import resolve_precision
@@ -36,6 +39,7 @@ GOALS = {"embed": 0.6, "score": 0.5, "lm-ft": 0.4, "decode": None}
 GPU_GOAL = 0.45
 ANSWER_TOKENS = 8
 PROFILED = 8  # operators that are named
+SEVEN_BILLION = 120e9  # bytes of a GPU that holds a 7B LM in training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,7 @@ def embed_path(options: argparse.Namespace, precision: str) -> Path:
     encoder = DualEncoder.load(
         stand_ins.encoder(shape), precision=precision, device=options.device, separate=False
     )
-    texts = stand_ins.texts(16 if options.device == "cpu" else 2048, mean=110, spread=0.3)
+    texts = stand_ins.texts(16 if options.device == "cpu" else 16_384, mean=110, spread=0.3)
     lengths = [len(ids) for ids in encoder.chunk.tokens(texts)]
     config = next(iter(encoder.chunk.model.children())).config
     named = encoder.query_module.named_parameters()
@@ -130,15 +134,23 @@ def score_path(options: argparse.Namespace, precision: str) -> Path:
     )
 
 
-def lm_ft_path(options: argparse.Namespace, precision: str) -> Path:
-    shape = lm_shape(options)
-    rows = stand_ins.ranked_rows(5 if options.device == "cpu" else 120, k=3)
-    ours = LmFt(stand_ins.lm(shape), rows, precision, options.device)
+def lm_ft_path(options: argparse.Namespace, precision: str, shape: str = "") -> Path:
+    on_gpu, shape = options.device != "cpu", shape or lm_shape(options)
+    rows = stand_ins.ranked_rows(5 if not on_gpu else 20 if shape == "7b" else 80, k=3)
+    ours = LmFt(
+        stand_ins.lm(shape),
+        rows,
+        precision,
+        options.device,
+        batch_size=16 if on_gpu else 2,
+        # fp32 weights, gradients and two moments of 7B leave no room for activations
+        resources=Resources(gradient_checkpointing=shape == "7b"),
+    )
     lm, task = ours.task.lm, ours.task
     chosen = [task.pairs[i] for step in task.steps for sequence in step for i in sequence]
     flops = 3 * lm_flops(lm, [len(p) for p, _ in chosen], [len(a) for _, a in chosen])
     return Path(
-        name="lm-ft",
+        name="lm-ft" + (", 7B" if shape == "7b" else ""),
         work=ours.train,
         **{"flops": flops, "precision": precision},
         shape=f"LLaMA {shape}, {len(chosen)} instances of {ours.num_tokens // len(chosen)} tokens",
@@ -192,13 +204,17 @@ def main() -> None:
     results = Results("hardware", options)
     fast = resolve_precision("auto", options.device)
     rates = {}
+    # a GPU's fp32 is told, and nothing is run in it
     for precision in dict.fromkeys(("fp32", fast)):
         rates[precision] = matmul_rate(precision, options.device, quick=options.quick)
         name = f"matmul rate, {precision}"
         facts = {"ours": rates[precision] / 1e9, "ratio": None, "floor": None, "better": "higher"}
         results.add({**plain_row(name, **facts, unit="GFLOP/s"), "note": _rate(rates[precision])})
-    for make in (embed_path, score_path, lm_ft_path, decode_path):
-        for precision in rates:
+    paths: list[Callable[..., Path]] = [embed_path, score_path, lm_ft_path, decode_path]
+    if options.device != "cpu" and torch.cuda.mem_get_info()[1] > SEVEN_BILLION:
+        paths.append(functools.partial(lm_ft_path, shape="7b"))
+    for make in paths:
+        for precision in rates if options.device == "cpu" else [fast]:
             path = make(options, precision)
             if options.device != "cpu":
                 torch.cuda.reset_peak_memory_stats()
@@ -217,6 +233,10 @@ def main() -> None:
                 **{"seconds": seconds, "peak_gpu_bytes": peak},
             )
             results.add(with_bound(row, bound_of(shares)))
+            del path
+            gc.collect()  # an optimizer's states leave the device before the next ones come
+            if options.device != "cpu":
+                torch.cuda.empty_cache()
 
 
 def _rate(flops: float) -> str:

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
+import os
 import tempfile
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,7 @@ from radit_ray.data.artifacts import commit_shard, read_shard
 from radit_ray.data.rows import RANKED
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.trainer import DdpEngine, Loop
+from radit_ray.engines.zero import ZeroEngine
 from radit_ray.models.precision import resolve_precision
 from radit_ray.stages.lm_ft import LmFtConfig, LmFtTask
 from radit_ray.stages.lm_ft_instances import LmTokenWorker
@@ -54,11 +58,18 @@ class Ours:
     """The stage's task and the trainer's engine over all instances of some rows."""
 
     def __init__(
-        self, folder: str, rows: list[dict[str, Any]], precision: str, device: str = "cpu"
+        self,
+        folder: str,
+        rows: list[dict[str, Any]],
+        precision: str,
+        device: str = "cpu",
+        *,
+        batch_size: int = 2,
+        resources: Resources = Resources(),
     ) -> None:
         config = LmFtConfig(
             lm=folder,
-            **{"k_train": K_TRAIN, "batch_size": 2, "steps": 1, "seq_len": SEQ_LEN},
+            **{"k_train": K_TRAIN, "batch_size": batch_size, "steps": 1, "seq_len": SEQ_LEN},
             precision=precision,
         )
         with tempfile.TemporaryDirectory() as scratch:
@@ -75,11 +86,15 @@ class Ours:
             }
             # as many steps as one pass over all instances has
             total = sum(read_shard(tokens["files"][0], ["length"])["length"].to_pylist())
-            config = dataclasses.replace(config, steps=max(1, -(-total // (2 * SEQ_LEN))))
-            self.task = LmFtTask(config=config, tokens=tokens, resources=Resources(), device=device)
+            config = dataclasses.replace(config, steps=max(1, -(-total // (batch_size * SEQ_LEN))))
+            self.task = LmFtTask(config=config, tokens=tokens, resources=resources, device=device)
         fields = {field.name for field in dataclasses.fields(Loop)}
-        loop = Loop(**{name: getattr(config, name) for name in fields})
-        self.engine = DdpEngine(self.task.module, loop, torch.device(device))
+        self.loop = Loop(**{name: getattr(config, name) for name in fields})
+        self.engine: Any = (
+            ZeroEngine(self.task.module, self.loop, resources, torch.device(device))
+            if resources.zero_stage
+            else DdpEngine(self.task.module, self.loop, torch.device(device))
+        )
         self.steps = config.steps
         self.num_tokens = self.num_instances = 0
         for step in self.task.steps:
@@ -96,10 +111,9 @@ class Ours:
         ends = [lm.tokenizer.decode([i for i in a if i != lm.eos_id]) for _, a in chosen]
         return list(zip(fronts, ends, strict=True))
 
-    def train(self) -> None:
-        """One pass."""
-        for step in range(self.steps):
-            self.engine.step(self.task, step, 0, 1, 1e-5)
+    def train(self) -> list[float]:
+        """One pass; the loss of each step."""
+        return [self.engine.step(self.task, step, 0, 1, 1e-5)[0] for step in range(self.steps)]
 
 
 class Naive:
@@ -178,6 +192,9 @@ class MemoryWorker:
 def main() -> None:
     options = options_of(__doc__)
     results = Results("lm_ft", options)
+    if options.device != "cpu":
+        _zero(options, results)
+        return
     rows = stand_ins.ranked_rows(2 if options.quick else 16, k=K_TRAIN)
     folder = stand_ins.lm("tiny" if options.quick else "small")
     ours = Ours(folder, rows, "fp32", options.device)
@@ -197,6 +214,36 @@ def main() -> None:
         ("4b lm-ft vs TRL SFT, completions only, unpacked", TRL_FLOOR, "useful tokens", _trl),
     ):
         _try(results, name, floor, unit, lambda m=measure: m(options, results, folder, rows))
+
+
+def _zero(options: argparse.Namespace, results: Results) -> None:
+    """What DeepSpeed ZeRO costs where there is nothing to shard: one GPU."""
+    rows, folder = stand_ins.ranked_rows(60, k=K_TRAIN), stand_ins.lm("1b")
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # as Ray Train sets them
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
+    found: dict[int, Any] = {}
+    for stage in (0, 2, 3):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        resources = Resources(zero_stage=stage)
+        ours = Ours(folder, rows, "bf16", options.device, batch_size=16, resources=resources)
+        side = timed(ours.train)
+        first = side().result[0]
+        seconds = [side().wall_s for _ in range(options.repeats)]
+        peak = torch.cuda.max_memory_allocated()
+        found[stage] = {"seconds": median(seconds), "peak_gpu_bytes": peak, "first_loss": first}
+        np.testing.assert_allclose(first, found[0]["first_loss"], rtol=2e-3)
+        tokens = ours.num_tokens
+        del ours, side
+        gc.collect()
+        if stage:
+            row = plain_row(
+                f"GPU lm-ft, LLaMA 1b: seconds with ZeRO-{stage} over seconds without",
+                ours=tokens / found[stage]["seconds"],
+                ratio=found[stage]["seconds"] / found[0]["seconds"],
+                **{"floor": None, "better": "lower", "unit": "tokens/s", "precision": "bf16"},
+            )
+            results.add({**row, **found[stage], "without": found[0]})
 
 
 def _try(results: Results, name: str, floor: float, unit: str, measure: Callable[[], None]) -> None:

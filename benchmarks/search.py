@@ -17,7 +17,9 @@ import os
 import tempfile
 from typing import Any
 
+import faiss
 import numpy as np
+import torch
 
 from benchmarks.peers import MissingPeerError, Peer
 from benchmarks.side_by_side import (
@@ -34,6 +36,7 @@ from benchmarks.side_by_side import (
 from benchmarks.workers.loop import resident_bytes
 from radit_ray.engines.sharded_index import merge_top_k
 from radit_ray.models import faiss_shard
+from radit_ray.models.tiles import TileSearch
 
 FLOOR, RESIDENT_FLOOR = 30.0, 1.3
 K, D = 10, 384
@@ -168,9 +171,44 @@ def shards(options: argparse.Namespace, results: Results) -> None:
     )
 
 
+def on_gpu(options: argparse.Namespace, results: Results) -> None:
+    """Exact search on the GPU (float16) against FAISS (float32) on the host's threads."""
+    num, asked, width = (50_000, 64, D) if options.quick else (1_000_000, 1_000, 768)
+    generator = torch.Generator(options.device).manual_seed(0)
+    made = torch.randn(num + asked, width, device=options.device, generator=generator)
+    unit = torch.nn.functional.normalize(made).half().cpu().numpy()
+    del made
+    codes, queries = unit[:num], unit[num:].astype(np.float32)
+    tiles = TileSearch(codes, device=options.device)
+    index = faiss.IndexFlatIP(width)
+    index.add(codes.astype(np.float32))
+    faiss.omp_set_num_threads(options.threads)
+
+    def ids(found: tuple[np.ndarray, np.ndarray]) -> list[list[int]]:
+        """Rows, the best first."""
+        return np.take_along_axis(found[1], np.argsort(-found[0], axis=1), axis=1)[:, :K].tolist()
+
+    def same_rows(mine: list[list[int]], other: list[list[int]]) -> None:
+        equal = np.mean([set(a) == set(b) for a, b in zip(mine, other, strict=True)])
+        assert equal > 0.99, equal  # equal scores in float32
+
+    compared = alternate(
+        timed(lambda: ids(tiles.search(queries, K))),
+        timed(lambda: ids(index.search(queries, K))),
+        *(options, same_rows),
+    )
+    name = f"GPU search: exact, {num:,} x {width}, {asked:,} queries vs FAISS IndexFlatIP"
+    facts = {"count": asked, "unit": "queries", "num_vectors": num}
+    facts |= {"repeated_in_fp32": tiles.num_repeated}
+    results.add(speed_row(name, compared, floor=None, **facts))
+
+
 def main() -> None:
     options = options_of(__doc__)
     results = Results("search", options)
+    if options.device != "cpu":
+        on_gpu(options, results)
+        return
     with tempfile.TemporaryDirectory(prefix="radit-bench-") as scratch:
         speeds(options, results, scratch)
         resident(options, results, scratch)

@@ -156,7 +156,8 @@ class Results:
 
     def __init__(self, script: str, options: argparse.Namespace) -> None:
         folder = QUICK if options.quick else RESULTS
-        self.path = options.output or str(folder / f"{script}.json")
+        on = "" if options.device == "cpu" else f"_{options.device}"
+        self.path = options.output or str(folder / f"{script}{on}.json")
         self.file: dict[str, Any] = {
             **measured_by(script),
             "threads": options.threads,
@@ -197,5 +198,6 @@ def options_of(doc: str | None, argv: Sequence[str] | None = None) -> argparse.N
     if options.device != "cpu":  # the peers' workers run on CPUs
         options.clock, options.peers = "wall", "none"
     torch.set_num_threads(options.threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as the workers: no thread beside those
+    if options.device == "cpu":
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as the workers: no thread beside those
     return options

@@ -155,7 +155,6 @@ def lm(shape: str = "small", *, context: int = 2048, vocabulary: int = 0) -> str
         return str(folder)
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=size,
         hidden_size=width,
@@ -169,7 +168,13 @@ def lm(shape: str = "small", *, context: int = 2048, vocabulary: int = 0) -> str
         pad_token_id=2,
         tie_word_embeddings=False,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    torch.manual_seed(0)
+    if inner > 5_000:  # a CPU takes minutes to draw that many weights, a disk to write them in fp32
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = LlamaForCausalLM(config).to(torch.bfloat16)
+    else:
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
     # a vocabulary of another size reads the same tokens
     _save_tokenizer(_byte_level(8_000 if vocabulary else size), folder)
     (folder / "done").touch()

@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--source", default="", help="of the artifacts read; FOLDER/whole")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--zero", type=int, default=0)
+    parser.add_argument("--gpus", type=float, default=0.0, help="of each worker")
     arguments = parser.parse_args()
     build(arguments.folder)
     connect()
@@ -217,7 +218,10 @@ def main() -> None:
         folder=arguments.folder,
         source=arguments.source or f"{arguments.folder}/whole",
         resources=Resources(
-            num_workers=arguments.workers, zero_stage=arguments.zero, checkpoint_every=EVERY
+            num_workers=arguments.workers,
+            gpus_per_worker=arguments.gpus,
+            zero_stage=arguments.zero,
+            checkpoint_every=EVERY,
         ),
     )
     for stage in arguments.stages.split(","):

@@ -89,6 +89,14 @@ class ZeroEngine:
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
         }
+        if loop.precision == "bf16":
+            # DeepSpeed switches an autocast around it off and computes in fp32, unless it is told;
+            # no module is named, so that gradients still travel in fp32
+            settings["torch_autocast"] = {
+                "enabled": True,
+                "dtype": "bfloat16",
+                "lower_precision_safe_modules": [],
+            }
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=settings
         )

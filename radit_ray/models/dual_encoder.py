@@ -31,6 +31,9 @@ from radit_ray.models.precision import resolve_precision, torch_dtype
 from radit_ray.models.presets import LEXICAL, PRESETS, Preset, resolve_preset, write_preset
 from radit_ray.models.weights import dropout_off, loading, only_whole, require_weights
 
+# A GPU is done with 16384 tokens of an encoder (BERT base: 3 TFLOP) before a CPU has launched the
+# next layers, so its batches are larger, and of texts that are tokenised while it computes.
+GPU_BATCHES, GPU_TEXTS = 8, 2048
 _DOCUMENT_NAMES = (
     "document",
     "passage",
@@ -66,16 +69,15 @@ class Encoder:
 
     def forward(self, token_lists: Sequence[Sequence[int]]) -> Tensor:
         """(B, D) fp32: padded on the right, masked, through all modules of the encoder."""
-        width = max(map(len, token_lists))
         device = self.model.device
-        input_ids_BT = torch.full((len(token_lists), width), self.tokenizer.pad_token_id)
-        mask_BT = torch.zeros((len(token_lists), width), dtype=torch.long)
-        for row, ids in enumerate(token_lists):
-            input_ids_BT[row, : len(ids)] = torch.tensor(ids)
-            mask_BT[row, : len(ids)] = 1
+        length_B1 = torch.tensor([len(ids) for ids in token_lists])[:, None]
+        mask_BT = torch.arange(int(length_B1.max())) < length_B1
+        input_ids_BT = torch.full(mask_BT.shape, self.tokenizer.pad_token_id)
+        flat = np.fromiter(itertools.chain.from_iterable(token_lists), dtype=np.int64)
+        input_ids_BT[mask_BT] = torch.from_numpy(flat)  # ten times as fast as from a list
         features: dict[str, Any] = {
             "input_ids": input_ids_BT.to(device),
-            "attention_mask": mask_BT.to(device),
+            "attention_mask": mask_BT.long().to(device),
         }
         if self._pools_without_prompt:
             features["prompt_length"] = self._prompt_length
@@ -201,7 +203,7 @@ class DualEncoder:
         self, texts: Sequence[str], *, batch_tokens: int = 16384
     ) -> NDArray[np.float32]:
         """(N, D) float32 query vectors in the order given."""
-        return self._encode(self.query, self.query.tokens(texts), batch_tokens)
+        return self._encode(self.query, texts, batch_tokens)
 
     def encode_chunks(
         self, titles: Sequence[str], texts: Sequence[str], *, batch_tokens: int = 16384
@@ -210,7 +212,7 @@ class DualEncoder:
         formatted = [
             self.format_chunk(title, text) for title, text in zip(titles, texts, strict=True)
         ]
-        return self._encode(self.chunk, self.chunk.tokens(formatted), batch_tokens)
+        return self._encode(self.chunk, formatted, batch_tokens)
 
     def format_chunk(self, title: str, text: str) -> str:
         """The string the chunk encoder reads (before its prefix), e.g. "{title} {text}"."""
@@ -267,18 +269,26 @@ class DualEncoder:
 
     @torch.inference_mode()
     def _encode(
-        self, side: Encoder, token_lists: list[list[int]], batch_tokens: int
+        self, side: Encoder, texts: Sequence[str], batch_tokens: int
     ) -> NDArray[np.float32]:
         """Batches of similar length under a token budget: little padding, and no batch larger than
-        memory allows.
+        memory allows. A GPU computes while the next texts are tokenised.
         """
-        lengths = [len(ids) for ids in token_lists]
-        self.last_num_tokens = sum(lengths)
-        vector_ND = np.empty((len(token_lists), self.dimension), dtype=np.float32)
-        for rows in length_buckets(lengths, on_device(batch_tokens, self.device)):
-            vectors = side.forward([token_lists[row] for row in rows])
-            vector_ND[rows] = vectors.float().cpu().numpy()
-        return vector_ND
+        on_gpu = self.device.type == "cuda"
+        budget = GPU_BATCHES * batch_tokens if on_gpu else on_device(batch_tokens, self.device)
+        step = GPU_TEXTS if on_gpu else max(1, len(texts))
+        vector_ND = torch.empty((len(texts), self.dimension), device=self.device)
+        self.last_num_tokens = 0
+        for start in range(0, len(texts), step):
+            token_lists = side.tokens(texts[start : start + step])
+            lengths = [len(ids) for ids in token_lists]
+            self.last_num_tokens += sum(lengths)
+            for rows in length_buckets(lengths, budget):
+                vectors_BD = side.forward([token_lists[row] for row in rows])
+                places_B = torch.tensor(rows).to(self.device, non_blocking=True) + start
+                vector_ND[places_B] = vectors_BD.float()
+        result: NDArray[np.float32] = vector_ND.cpu().numpy()
+        return result
 
 
 def _route(model: Any, names: tuple[str, ...]) -> Any:

@@ -9,6 +9,7 @@ stopping rules end an answer (EOS, a newline, a string).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,8 @@ def greedy(
     lengths = [max_new_tokens + max(map(len, group)) for group in groups]
     results: list[list[int]] = [[] for _ in groups]
     lm.last_num_tokens = 0
+    if prefix is not None and lm.device.type == "cuda":
+        batch_tokens = sys.maxsize  # what is kept has its own bound
     for batch in length_buckets([length * group_size for length in lengths], batch_tokens):
         rows = [prompt for example in batch for prompt in groups[example]]
         weights = None if p_r_BK is None else p_r_BK[batch].to(lm.device)

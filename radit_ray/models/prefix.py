@@ -42,6 +42,7 @@ Ids = Sequence[int]
 # keys and values kept at once: 16384 tokens of an 8B LLaMA in bf16, 4096 of the first 7B one.
 # What reads them copies the rows it needs, so that as much again may be held for a while.
 MAX_BYTES = 2**31
+GPU_SHARE = 0.2  # of a GPU's free memory, where that is more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +170,7 @@ def prefill(lm: CausalLM, prompts: Sequence[Ids], *, batch_tokens: int = 8192) -
     """Computes prompts, equal ones once, in forward passes of at most `batch_tokens` (rows *
     longest row). Sets `last_num_tokens`.
 
-    Only for an LM with `prefix_bytes`; what `prefix_batches` gives fits into MAX_BYTES.
+    Only for an LM with `prefix_bytes`; what `prefix_batches` gives fits into `most_bytes`.
     """
     unique = list(dict.fromkeys(map(tuple, prompts)))
     lengths = [len(prompt) for prompt in unique]
@@ -212,12 +213,14 @@ def prefix_batches(
     """Numbers of the groups of prompts to `prefill` together.
 
     A batch holds prompts * longest <= batch_tokens, at least one group, and in any case no more
-    than MAX_BYTES of keys and values. A group that is larger is in no batch; none is where the LM
-    cannot go on behind kept prompts.
+    than `most_bytes` of keys and values; on a GPU only the latter, since a token for many rows
+    costs it hardly more than one for a few. A group that is larger is in no batch; none is where
+    the LM cannot go on behind kept prompts.
     """
     if not lm.prefix_bytes:
         return []
-    most = MAX_BYTES // lm.prefix_bytes
+    most = most_bytes(lm.device) // lm.prefix_bytes
+    at_once = most if lm.device.type == "cuda" else min(batch_tokens, most)
     longest = [max(map(len, group)) for group in groups]
     batches: list[list[int]] = []
     rows = 0
@@ -226,13 +229,23 @@ def prefix_batches(
         if count * longest[number] > most:
             continue
         # the first group of a batch holds its longest prompt
-        if batches and (rows + count) * longest[batches[-1][0]] <= min(batch_tokens, most):
+        if batches and (rows + count) * longest[batches[-1][0]] <= at_once:
             batches[-1].append(number)
             rows += count
         else:
             batches.append([number])
             rows = count
     return batches
+
+
+def most_bytes(device: torch.device) -> int:
+    """Keys and values that may be kept at once."""
+    if device.type != "cuda":
+        return MAX_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    # what torch holds in reserve is free as well
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(MAX_BYTES, int(GPU_SHARE * free))
 
 
 @torch.inference_mode()

@@ -56,12 +56,14 @@ def answer_logprobs(
     """
     pairs: list[Pair] = list(zip(prompts, answers, strict=True))
     _check_context(lm, max((len(prompt) + len(answer) for prompt, answer in pairs), default=0))
-    logprob_B = np.zeros(len(pairs), dtype=np.float32)
     lm.last_num_tokens = 0
     rows = _rows(lm, pairs)
     if prefix is not None:
+        logprob_B = np.zeros(len(pairs), dtype=np.float32)
         _score_behind(prefix, pairs, rows, logprob_B, batch_tokens)
         return logprob_B
+    # stays on the device until the end, so that a GPU computes while the next batch is laid out
+    sum_B = torch.zeros(len(pairs), dtype=torch.float32, device=lm.device)
     shared = [row for row in rows if len(row) > 1]
     for kind in (shared, [row for row in rows if len(row) == 1]):
         lengths = [
@@ -77,9 +79,10 @@ def answer_logprobs(
                 )
             else:
                 batch = padded_batch([pairs[row[0]] for row in chosen], lm.pad_id)
-            numbers = [number for row in chosen for number in row]
-            logprob_B[numbers] = _sums(lm, batch, len(numbers))
-    return logprob_B
+            number_P = torch.tensor([number for row in chosen for number in row])
+            sum_B[number_P.to(lm.device)] = _sums(lm, batch, len(number_P))
+    result: NDArray[np.float32] = sum_B.cpu().numpy()
+    return result
 
 
 def _score_behind(
@@ -270,15 +273,13 @@ def _rows(lm: CausalLM, pairs: list[Pair]) -> list[list[int]]:
     return rows
 
 
-def _sums(lm: CausalLM, batch: Batch, num: int) -> NDArray[np.float32]:
+def _sums(lm: CausalLM, batch: Batch, num: int) -> Tensor:
     """Summed log-probs of the `num` answers of a batch, (num,)."""
     batch = batch.to(lm.device)
     lm.last_num_tokens += batch.num_tokens
     logits_NV, target_N, owner_N = answer_logits(lm, batch, logits_to_keep=lm.logits_to_keep)
     sums = torch.zeros(num, dtype=torch.float32, device=lm.device)
-    sums.index_add_(0, owner_N, token_logprobs(logits_NV, target_N))
-    result: NDArray[np.float32] = sums.cpu().numpy()
-    return result
+    return sums.index_add_(0, owner_N, token_logprobs(logits_NV, target_N))
 
 
 def token_logprobs(logits_NV: Tensor, target_N: Tensor) -> Tensor:
