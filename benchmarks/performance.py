@@ -22,6 +22,11 @@ SCRIPTS = {  # in the order of the page
     **{"reuse": "What a second trial repeats", "memory": "Memory when the corpus doubles"},
     **{"hardware": "Fraction of the hardware", "startup": "Start-up", "growth": "Growth"},
 }
+ON_GPU = {  # the same scripts with `--device cuda`
+    **{"hardware": "Fraction of a GPU", "tokens": "Ensembles on a GPU"},
+    **{"lm_ft": "LM-ft with ZeRO on a GPU", "search": "Exact search on a GPU"},
+}
+TITLES = SCRIPTS | {f"{script}_cuda": title for script, title in ON_GPU.items()}
 IN_README = ("score", "r_ft", "lm_ft", "embed", "search", "choices", "tokens")
 PAGE = Path("docs") / "results" / "performance.md"
 NOT_YET = "Not run yet: `make bench`."
@@ -29,9 +34,9 @@ HEAD = ["measure", "ours", "peer", "unit", "ratio", "spread", "floor", "reached"
 
 
 def files(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """The result file of each script that has one."""
+    """The result file of each script that has one, also of those on a GPU."""
     folder = root / RESULTS.relative_to(ROOT)
-    found = {script: folder / f"{script}.json" for script in SCRIPTS}
+    found = {script: folder / f"{script}.json" for script in TITLES}
     return {
         script: json.loads(file.read_text(encoding="utf-8"))
         for script, file in found.items()
@@ -43,7 +48,7 @@ def body(found: dict[str, dict[str, Any]]) -> str:
     """The page below its marker."""
     parts = [NOT_YET] if not found else []
     for script, file in found.items():
-        parts += [f"## {SCRIPTS[script]}", made(file), table(file["rows"])]
+        parts += [f"## {TITLES[script]}", made(file), table(file["rows"])]
         notes = [note for row in file["rows"] for note in notes_of(row)]
         if notes:
             parts.append("\n".join(f"- {note}" for note in notes))

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -272,15 +273,14 @@ class DualEncoder:
         self, side: Encoder, texts: Sequence[str], batch_tokens: int
     ) -> NDArray[np.float32]:
         """Batches of similar length under a token budget: little padding, and no batch larger than
-        memory allows. A GPU computes while the next texts are tokenised.
+        memory allows. A GPU computes while a thread tokenises the next texts.
         """
         on_gpu = self.device.type == "cuda"
         budget = GPU_BATCHES * batch_tokens if on_gpu else on_device(batch_tokens, self.device)
         step = GPU_TEXTS if on_gpu else max(1, len(texts))
         vector_ND = torch.empty((len(texts), self.dimension), device=self.device)
         self.last_num_tokens = 0
-        for start in range(0, len(texts), step):
-            token_lists = side.tokens(texts[start : start + step])
+        for start, token_lists in tokens_ahead(side, texts, step):
             lengths = [len(ids) for ids in token_lists]
             self.last_num_tokens += sum(lengths)
             for rows in length_buckets(lengths, budget):
@@ -289,6 +289,24 @@ class DualEncoder:
                 vector_ND[places_B] = vectors_BD.float()
         result: NDArray[np.float32] = vector_ND.cpu().numpy()
         return result
+
+
+def tokens_ahead(
+    side: Encoder, texts: Sequence[str], step: int
+) -> Iterator[tuple[int, list[list[int]]]]:
+    """(start, ids of texts[start : start + step]), the next ones in the making meanwhile: every
+    copy to a GPU waits for what it computes, and so would the tokenizer behind it.
+    """
+    starts = range(0, len(texts), step)
+    if len(starts) < 2:
+        yield from ((start, side.tokens(texts)) for start in starts)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(side.tokens, texts[:step])
+        for start in starts:
+            token_lists = ahead.result()
+            ahead = pool.submit(side.tokens, texts[start + step : start + 2 * step])
+            yield start, token_lists
 
 
 def _route(model: Any, names: tuple[str, ...]) -> Any:

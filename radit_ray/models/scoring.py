@@ -96,7 +96,9 @@ def _score_behind(
     head runs at each of their tokens.
     """
     lengths = [sum(len(pairs[number][1]) for number in row) for row in rows]
-    budget = min(SCORE_ROWS, on_device(batch_tokens, prefix.lm.device))
+    budget = on_device(batch_tokens, prefix.lm.device)
+    if prefix.lm.device.type == "cpu":  # a GPU has room for more logits, and launches to save
+        budget = min(SCORE_ROWS, budget)
     for bucket in length_buckets(lengths, budget):
         chosen = [rows[place] for place in bucket]
         numbers = [number for row in chosen for number in row]

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from radit_ray.core.errors import InputError
-from radit_ray.models.dual_encoder import DualEncoder
+from radit_ray.models.dual_encoder import DualEncoder, tokens_ahead
 from radit_ray.models.presets import PRESETS
 
 WORDS = [
@@ -256,3 +256,12 @@ def test_what_cannot_be_loaded_is_one_line(
         with pytest.raises(InputError, match=message) as caught:
             DualEncoder.load(retriever, preset=preset)
         assert "\n" not in str(caught.value)
+
+
+def test_tokens_ahead_are_those_of_all_texts(st_folder: str) -> None:
+    side = DualEncoder.load(st_folder, separate=False).chunk
+    texts = [f"chunk {number} of " + "words " * (number % 7) for number in range(23)]
+    parts = list(tokens_ahead(side, texts, 5))
+    assert [start for start, _ in parts] == [0, 5, 10, 15, 20]
+    assert list(itertools.chain.from_iterable(ids for _, ids in parts)) == side.tokens(texts)
+    assert list(tokens_ahead(side, [], 5)) == []
