@@ -130,7 +130,7 @@ def _rows(
 def overhead(options: argparse.Namespace, results: Results) -> None:
     """Row 5b."""
     # eleven shards, since the first one is not counted
-    num, mean = (1_100, 20) if options.quick else (22_000, 40)
+    num, mean = (1_100, 20) if options.quick else (22_000, 25)
     folder = stand_ins.encoder("tiny" if options.quick else "minilm")
     per_shard = num // 11
     with tempfile.TemporaryDirectory(prefix="radit-bench-") as scratch:

@@ -195,7 +195,7 @@ def main() -> None:
     if options.device != "cpu":
         _zero(options, results)
         return
-    rows = stand_ins.ranked_rows(2 if options.quick else 16, k=K_TRAIN)
+    rows = stand_ins.ranked_rows(2 if options.quick else 6, k=K_TRAIN)
     folder = stand_ins.lm("tiny" if options.quick else "small")
     ours = Ours(folder, rows, "fp32", options.device)
     naive = Naive(ours, folder)

@@ -145,7 +145,7 @@ def scored_rows(num: int) -> list[dict[str, Any]]:
 
 def compare(options: argparse.Namespace, precision: str, ours_precision: str) -> dict[str, Any]:
     """One row; `precision` is the peer's."""
-    batch = 4 if options.quick else 16
+    batch = 4 if options.quick else 8
     rows = scored_rows(batch)
     folder = stand_ins.encoder("tiny" if options.quick else "minilm")
     mine = Ours(folder, rows, batch, ours_precision, options.device)
