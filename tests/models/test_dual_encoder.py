@@ -265,3 +265,15 @@ def test_tokens_ahead_are_those_of_all_texts(st_folder: str) -> None:
     assert [start for start, _ in parts] == [0, 5, 10, 15, 20]
     assert list(itertools.chain.from_iterable(ids for _, ids in parts)) == side.tokens(texts)
     assert list(tokens_ahead(side, [], 5)) == []
+
+
+def test_a_prompt_that_the_mean_leaves_out(st_folder: str, tmp_path: Path) -> None:
+    model = SentenceTransformer(st_folder, device="cpu")
+    model.set_pooling_include_prompt(False)
+    model.save_pretrained(str(tmp_path / "instructor"))
+    encoder = DualEncoder.load(str(tmp_path / "instructor"), separate=False)
+    texts = ["the capital of France", "Paris"]
+    expected = model.encode(texts, prompt_name="query")
+    np.testing.assert_allclose(encoder.encode_queries(texts), expected, atol=1e-6)
+    counted = DualEncoder.load(st_folder, separate=False).encode_queries(texts)
+    assert np.abs(counted - expected).max() > 1e-3
