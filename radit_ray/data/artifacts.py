@@ -24,6 +24,7 @@ from radit_ray.data import storage
 from radit_ray.data.integrity import arrow_damage_named, recorded_hashes, redo, sha256_once, verify
 
 FORMAT_VERSION = 1
+SIDECAR = {"name", "rows", "bytes", "sha256", "stats"}  # what `commit_shard` writes
 # what every reader of a manifest counts on
 MANIFEST = ("stage", "fingerprint", "files")
 # inputs that are artifacts themselves; the others are files and models
@@ -277,10 +278,30 @@ def commit_shard(
             rows = table.num_rows
         digest, size = storage.sha256_of(temporary), os.path.getsize(temporary)
     sidecar = {"name": name, "rows": rows, "bytes": size, "sha256": digest, "stats": dict(stats)}
-    storage.write_json(
-        storage.join(output, "committed", f"{name.replace('/', '--')}.json"), sidecar
-    )
+    storage.write_json(sidecar_file(output, name), sidecar)
     return sidecar
+
+
+def sidecar_file(output: str, name: str) -> str:
+    """Where `commit_shard` says that a shard is whole."""
+    return storage.join(output, "committed", f"{name.replace('/', '--')}.json")
+
+
+def committed_shard(output: str, file: str) -> dict[str, Any] | None:
+    """The sidecar at `file` of a shard of `output`; None of one that is not there or breaks off,
+    and where the shard's size disagrees: then it is done again.
+    """
+    if not storage.exists(file):
+        return None
+    try:
+        sidecar = storage.read_json(file)
+    except InputError:
+        return None
+    if not isinstance(sidecar, dict) or not sidecar.keys() >= SIDECAR:
+        return None
+    path = storage.join(output, sidecar["name"])
+    whole = storage.exists(path) and storage.size_of(path) == sidecar["bytes"]
+    return sidecar if whole else None
 
 
 def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:

@@ -31,6 +31,7 @@ from radit_ray.data.artifacts import (
     LINK,
     Artifact,
     Input,
+    committed_shard,
     fingerprint_of,
     lineage_of,
     read_manifest,
@@ -42,7 +43,6 @@ from radit_ray.data.versions import versions
 FINGERPRINT = "{fingerprint}"  # in an output path: the artifact is named by what it holds
 IGNORED = ("identity.json", "manifest.json", ".lock", LINK)
 SCRATCH = ("committed/", "resume/")  # below an artifact: sidecars, state of an unfinished training
-SIDECAR = {"name", "rows", "bytes", "sha256", "stats"}  # what `commit_shard` writes
 # what a refused call leaves to be read, and the next one clears away: bad rows with the reasons
 _QUARANTINE = re.compile(r"quarantine/\d{5}\.jsonl")
 ConfigT = TypeVar("ConfigT")
@@ -172,16 +172,10 @@ class Work(Generic[ConfigT]):
         """{shard name: sidecar} of the shards that are whole; a file whose size disagrees is
         not.
         """
-        found = {}
         folder = storage.join(self.output, "committed")
-        for name in storage.list_files(folder):
-            sidecar = _read_sidecar(storage.join(folder, name))
-            if sidecar is None:
-                continue
-            path = storage.join(self.output, sidecar["name"])
-            if storage.exists(path) and storage.size_of(path) == sidecar["bytes"]:
-                found[sidecar["name"]] = sidecar
-        return found
+        files = [storage.join(folder, name) for name in storage.list_files(folder)]
+        found = [committed_shard(self.output, file) for file in files]
+        return {sidecar["name"]: sidecar for sidecar in found if sidecar is not None}
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """The shards that are still to do, in order."""
@@ -238,16 +232,6 @@ class Work(Generic[ConfigT]):
         storage.write_json(storage.join(self.output, "manifest.json"), manifest)
         self._drop_scratch()
         return Artifact(path=self.output, rows=rows, metrics=metrics)
-
-
-def _read_sidecar(path: str) -> dict[str, Any] | None:
-    """A shard's sidecar; None of one that breaks off, whose shard is then done again."""
-    try:
-        sidecar = storage.read_json(path)
-    except InputError:
-        return None
-    whole = isinstance(sidecar, dict) and sidecar.keys() >= SIDECAR
-    return sidecar if whole else None
 
 
 @contextlib.contextmanager

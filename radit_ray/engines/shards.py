@@ -24,6 +24,7 @@ from ray.data import ActorPoolStrategy
 from tqdm import tqdm
 
 from radit_ray.core.errors import FULL, READ_ONLY, InputError, check_bounds
+from radit_ray.data.artifacts import committed_shard, sidecar_file
 from radit_ray.engines.resources import Resources
 
 
@@ -124,6 +125,7 @@ class Guard:
 
     def __init__(self, worker: Callable[..., Any], arguments: dict[str, Any]) -> None:
         self.error: dict[str, Any] | None = None
+        self.output = str(arguments.get("output", ""))
         try:
             self.worker = worker(**arguments)
         except (InputError, OSError) as error:
@@ -133,7 +135,11 @@ class Guard:
         if self.error is not None:
             return {"row": json.dumps(self.error)}
         try:
-            return {"row": json.dumps(self.worker(item))}
+            # Ray calls again for what a killed worker had in hand, and perhaps had just committed
+            made = None
+            if self.output and "name" in item:
+                made = committed_shard(self.output, sidecar_file(self.output, item["name"]))
+            return {"row": json.dumps(made or self.worker(item))}
         except (InputError, OSError) as error:
             return {"row": json.dumps(_as_row(error))}
 

@@ -27,9 +27,11 @@ from radit_ray.data.artifacts import (
     Artifact,
     Input,
     commit_shard,
+    committed_shard,
     file_input,
     fingerprint_of,
     read_shard,
+    sidecar_file,
 )
 from radit_ray.data.readers import iter_file, iter_placed, known_by, list_corpus_files
 from radit_ray.data.work import Work
@@ -138,7 +140,10 @@ class ChunkWorker:
         blocks = iter(lambda: list(itertools.islice(documents, self.config.docs_per_shard)), [])
         for number, block in enumerate(blocks):
             name = f"part-{item['number']:05d}-{number:05d}.parquet"
-            if name not in self.committed:
+            if name in self.committed:
+                continue
+            # a file that is read again since its worker was killed has shards of this call
+            if committed_shard(self.output, sidecar_file(self.output, name)) is None:
                 self._commit(name, block)
         if bad:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from radit_ray.core import duplicates
 from radit_ray.core.duplicates import Buckets, Positions
 from radit_ray.data import storage
-from radit_ray.data.artifacts import commit_shard, read_shard
+from radit_ray.data.artifacts import commit_shard, read_shard, sidecar_file
 from radit_ray.data.sketches import Sketches, sketch_table, with_shingles, write_sketches
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
@@ -41,7 +41,7 @@ def sketch(
 ) -> list[str]:
     """Sketches every chunk shard into `folder`; returns the files in the corpus' order."""
     files = [storage.join(folder, arrow_name(name)) for name in names]
-    items = [{"name": n} for n, f in zip(names, files, strict=True) if not _committed(f)]
+    items = [{"name": n} for n, f in zip(names, files, strict=True) if not _exists(f)]
     map_shards(
         SketchWorker,
         {"how": how, "chunks": chunks, "output": folder},
@@ -101,7 +101,7 @@ def compare(
     items = [
         {"name": names[number], "band": number}
         for number, path in enumerate(paths)
-        if not _committed(path)
+        if not _exists(path)
     ]
     distinct = storage.join(folder, "distinct.npy")
     with storage.atomic_file(distinct) as path, open(path, "wb") as file:
@@ -117,7 +117,7 @@ def compare(
         worker_bytes=66.0 * len(first_N),
     )
     pairs = [pair for path in paths for pair in _pairs_of(read_shard(path))]
-    stats = [storage.read_json(_sidecar(path))["stats"] for path in paths]
+    stats = [storage.read_json(sidecar_file(folder, name))["stats"] for name in names]
     counts = {name: int(sum(s[name] for s in stats)) for name in ("num_compared", "num_cut")}
     return duplicates.keep_first(pairs), counts
 
@@ -176,10 +176,6 @@ def _pairs_of(table: pa.Table) -> Iterator[tuple[int, int, float]]:
     return zip(*(table[name].to_pylist() for name in PAIRS.names), strict=True)
 
 
-def _sidecar(file: str) -> str:
+def _exists(file: str) -> bool:
     folder, _, name = file.rpartition("/")
-    return storage.join(folder, "committed", f"{name}.json")
-
-
-def _committed(file: str) -> bool:
-    return storage.exists(_sidecar(file))
+    return storage.exists(sidecar_file(folder, name))

@@ -30,6 +30,7 @@ from radit_ray.data.artifacts import (
     commit_shard,
     read_shard,
     shard_names,
+    sidecar_file,
     vectors_of,
 )
 from radit_ray.data.rows import CHUNK, DUPLICATE_IDS
@@ -143,9 +144,9 @@ def count_words(
     """Counts the words of each chunk shard, adds the counts, and returns the file with the sum."""
     folder = storage.join(work.output, "resume", "words")
     total = storage.join(folder, "all.parquet")
-    if storage.exists(_sidecar(total)):
+    if storage.exists(sidecar_file(folder, "all.parquet")):
         return total
-    items = [{"name": n} for n in names if not storage.exists(_sidecar(storage.join(folder, n)))]
+    items = [{"name": n} for n in names if not storage.exists(sidecar_file(folder, n))]
     map_shards(
         CountWorker,
         {"source": source.path, "output": folder},
@@ -160,14 +161,9 @@ def count_words(
     for name in names:
         table = read_shard(storage.join(folder, name))
         counts.update(dict(zip(*table.to_pydict().values(), strict=True)))
-        stats.update(storage.read_json(_sidecar(storage.join(folder, name)))["stats"])
+        stats.update(storage.read_json(sidecar_file(folder, name))["stats"])
     commit_shard(folder, "all.parquet", _word_table(counts), **stats)
     return total
-
-
-def _sidecar(file: str) -> str:
-    folder, _, name = file.rpartition("/")
-    return storage.join(folder, "committed", f"{name}.json")
 
 
 def _word_table(counts: dict[str, int]) -> pa.Table:
@@ -202,7 +198,8 @@ class LexicalWorker:
 
     def __init__(self, *, config: IndexConfig, source: str, output: str, counted: str) -> None:
         self.source, self.output = source, output
-        stats = storage.read_json(_sidecar(counted))["stats"]
+        folder, _, name = counted.rpartition("/")
+        stats = storage.read_json(sidecar_file(folder, name))["stats"]
         table = read_shard(counted).to_pydict()
         counts = dict(zip(table["word"], table["count"], strict=True))
         self.corpus = lexical.Corpus(

@@ -1,17 +1,23 @@
-"""Contract: what a guarded actor cannot do comes back as a value and is raised again as itself."""
+"""Contract: what a guarded actor cannot do comes back as a value and is raised again as itself; a call
+that is made again does nothing that is committed.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from radit_ray.core.errors import InputError
+from radit_ray.data.artifacts import commit_shard
 from radit_ray.engines.sharded_index import IndexShard
 from radit_ray.engines.shards import Guard, answers
+from radit_ray.stages.chunk import ChunkConfig, ChunkWorker
 
 TOLD = {errno.EIO: "storage failed 5 times"}  # as data.remote says it
 
@@ -72,3 +78,47 @@ def test_a_broken_index_shard_is_the_line_of_its_error(tmp_path: Path) -> None:
     guard = Guard(IndexShard, {"index": str(tmp_path), "shard": shard, "dimension": 4, "nprobe": 0})
     with pytest.raises(InputError, match="sha256"):
         answers([guard.run("num_allowed")])
+
+
+class Writer:
+    """Commits a shard whose rows say how often this was done."""
+
+    def __init__(self, output: str) -> None:
+        self.output, self.calls = output, 0
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        self.calls += 1
+        return commit_shard(self.output, item["name"], pa.table({"call": [self.calls]}))
+
+
+def test_a_call_made_again_does_nothing_that_is_committed(tmp_path: Path) -> None:
+    guard = Guard(Writer, {"output": str(tmp_path)})
+    first = guard({"name": "a.parquet"})
+    again = Guard(Writer, {"output": str(tmp_path)})  # another worker, since the first was killed
+    assert again({"name": "a.parquet"}) == first
+    assert again.worker.calls == 0
+    (tmp_path / "a.parquet").write_bytes(b"torn")
+    again({"name": "a.parquet"})
+    assert again.worker.calls == 1
+    again({"name": "b.parquet"})
+    assert again.worker.calls == 2
+
+
+def test_a_file_that_is_read_again_keeps_its_chunk_shards(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    rows = [{"id": str(number), "title": "", "text": f"words {number}"} for number in range(6)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "chunk"
+    arguments = {
+        **{"config": ChunkConfig(docs_per_shard=2), "corpus": str(corpus)},
+        **{"output": str(output), "committed": []},
+    }
+    item = {"file": str(corpus), "number": 0}
+    ChunkWorker(**arguments)(item)
+    files = sorted(output.glob("*.parquet"))
+    assert len(files) == 3
+    files[1].unlink()
+    before = [file.stat().st_mtime_ns for file in (files[0], files[2])]
+    ChunkWorker(**arguments)(item)
+    assert files[1].exists()
+    assert [file.stat().st_mtime_ns for file in (files[0], files[2])] == before
