@@ -1,5 +1,5 @@
-"""Contract: what a guarded actor cannot do comes back as a value and is raised again as itself; a call
-that is made again does nothing that is committed.
+"""Contract: what a guarded actor cannot do comes back as a value and is raised again as itself; a
+call that is made again does nothing that is committed.
 """
 
 from __future__ import annotations
