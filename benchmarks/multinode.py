@@ -53,10 +53,10 @@ BUCKET = "radit"
 
 
 def reference(stage: str, folder: str, nodes: Nodes) -> str:
-    """The uninterrupted result to compare with: of a training with two workers as well, whose sums
+    """The uninterrupted result to compare with: of what trains with two workers as well, whose sums
     have one order; of anything else the workers do not matter.
     """
-    if stage not in TRAININGS:
+    if stage not in (*TRAININGS, "sweep"):
         return f"{folder}/whole/{stage}"
     made = f"{folder}/two/{stage}"
     if not finished(stage, made):
