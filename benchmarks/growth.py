@@ -93,7 +93,7 @@ def paths(options: argparse.Namespace) -> Iterator[Path]:
         make=lambda n: scoring(stand_ins.ranked_rows(2, k=4, mean=60, answer_words=n)),
     )
     yield Path(name="score, vocabulary", sizes=(8_000, 32_000, 128_000), make=vocabulary)
-    yield Path(name="lm-ft, examples", sizes=(4, 8, 16) if small else (12, 24, 48), make=training)
+    yield Path(name="lm-ft, examples", sizes=(2, 4, 8), make=training)
     yield Path(name="r-ft, queries", sizes=(16, 32, 64), make=tuning)
     yield Path(name="search, chunks", sizes=(20_000, 40_000, 80_000), make=searching)
     yield Path(name="tokens, k", sizes=(2, 4, 8), make=decoding)
