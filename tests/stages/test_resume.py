@@ -34,6 +34,7 @@ def committed(output: str) -> list[str]:
     return storage.list_files(f"{output}/committed")
 
 
+@pytest.mark.slow
 def test_a_killed_embed_redoes_no_committed_shard(chain: Chain, tmp_path: Path) -> None:
     words = " ".join(document["text"] for document in documents()[:6])
     rows = [
