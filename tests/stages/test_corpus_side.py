@@ -253,6 +253,7 @@ def test_metrics_of_retrieve_count_answers(chain: Chain) -> None:
     assert manifest["metrics"]["num_dev"] == manifest["metrics"]["num_eval"] == 12
 
 
+@pytest.mark.slow
 def test_k_above_the_index_is_refused_and_can_be_asked_again(chain: Chain, tmp_path: Path) -> None:
     config = RetrieveConfig(retriever=chain.retriever, k=41)
     output = str(tmp_path / "out")

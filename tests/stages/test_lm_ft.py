@@ -201,8 +201,7 @@ def test_two_packed_workers_equal_one(tuned: Artifact, chain: Chain, tmp_path: P
     assert manifests[0]["cost"]["num_workers"] == 2
 
 
-@pytest.mark.slow  # `make test` has r-ft with ZeRO-2
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_zero_equals_ddp(stage: int, tuned: Artifact, chain: Chain, tmp_path: Path) -> None:
     left_behind = operators_folder() / "deepspeed_shm_comm" / "lock"  # as by a killed compiler
     left_behind.parent.mkdir(parents=True, exist_ok=True)
