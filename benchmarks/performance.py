@@ -62,7 +62,8 @@ def brief(found: dict[str, dict[str, Any]]) -> str:
         return NOT_YET
     first = next(iter(chosen.values()))
     rows = [row for file in chosen.values() for row in file["rows"] if row["floor"] is not None]
-    line = f"`make bench`, commit {first['commit']}, {first['hardware']}, {threads(first)}:"
+    commits = ", ".join(sorted({file["commit"] for file in chosen.values()}))
+    line = f"Scripts of `make bench`, commits {commits}, {first['hardware']}, {threads(first)}:"
     return f"{line}\n\n{table(rows)}"
 
 

@@ -41,7 +41,7 @@ def sketch(
 ) -> list[str]:
     """Sketches every chunk shard into `folder`; returns the files in the corpus' order."""
     files = [storage.join(folder, arrow_name(name)) for name in names]
-    items = [{"name": n} for n, f in zip(names, files, strict=True) if not _exists(f)]
+    items = [{"name": n} for n, f in zip(names, files, strict=True) if not _committed(f)]
     map_shards(
         SketchWorker,
         {"how": how, "chunks": chunks, "output": folder},
@@ -101,7 +101,7 @@ def compare(
     items = [
         {"name": names[number], "band": number}
         for number, path in enumerate(paths)
-        if not _exists(path)
+        if not _committed(path)
     ]
     distinct = storage.join(folder, "distinct.npy")
     with storage.atomic_file(distinct) as path, open(path, "wb") as file:
@@ -176,6 +176,6 @@ def _pairs_of(table: pa.Table) -> Iterator[tuple[int, int, float]]:
     return zip(*(table[name].to_pylist() for name in PAIRS.names), strict=True)
 
 
-def _exists(file: str) -> bool:
+def _committed(file: str) -> bool:
     folder, _, name = file.rpartition("/")
     return storage.exists(sidecar_file(folder, name))
