@@ -35,21 +35,26 @@ EVERY_S = 0.05
 class Watch:
     """The largest resident set of a process below this one, and the largest sum of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, every_s: float = EVERY_S) -> None:
         self.largest = self.together = 0
+        self._every_s = every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def _follow(self) -> None:
         me = psutil.Process()
-        while not self._stop.wait(EVERY_S):
+        while not self._stop.wait(self._every_s):
             held = []
             for process in me.children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     info = process.memory_info()
                     held.append(info.rss - info.shared)  # the object store is no process' own
-            self.largest = max(self.largest, *held, 0)
-            self.together = max(self.together, sum(held))
+            self.see(max(held, default=0), sum(held))
+
+    def see(self, largest: int, together: int) -> None:
+        """One look: bytes of the largest process, and of all."""
+        self.largest = max(self.largest, largest)
+        self.together = max(self.together, together)
 
     def __enter__(self) -> Watch:
         self._thread.start()

@@ -76,6 +76,10 @@ def trained(
     index = _empty(kind, count, sample_ND.shape[1], nlist=nlist, m=m, seed=seed)
     if not index.is_trained:
         index.train(_training_sample(index, sample_ND, seed))
+    if isinstance(index, faiss.IndexFlatCodes):
+        # room for all of them at once: a vector that grows is copied, and held twice meanwhile
+        index.codes.resize(count * index.code_size)
+        index.codes.resize(0)
     return index
 
 
