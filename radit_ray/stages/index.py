@@ -28,6 +28,7 @@ from radit_ray.data.artifacts import (
     Input,
     artifact_input,
     commit_shard,
+    num_rows,
     read_shard,
     shard_names,
     sidecar_file,
@@ -242,13 +243,17 @@ class IndexWorker:
 
     def _build(self, parts: list[str]) -> Any:
         config = self.config
-        sample_ND, count = self._sample(parts)
+        vectors = map(self._vectors, parts)
+        first_ND = next(vectors)
+        count = sum(num_rows(storage.join(self.source, part)) for part in parts)
+        # a flat or hnsw index has nothing to train, it only needs the width
+        sample_ND = self._sample(parts) if config.kind in TRAINED else first_ND[:1]
         links = config.hnsw_links if config.kind == "hnsw" else config.pq_bytes
         built = faiss_shard.trained(
             config.kind, sample_ND, count, nlist=config.nlist, m=links, seed=config.seed
         )
-        for part in parts:
-            faiss_shard.add(built, self._vectors(part))
+        for vectors_ND in itertools.chain([first_ND], vectors):
+            faiss_shard.add(built, vectors_ND)
         return built
 
     def _vectors(self, part: str) -> np.ndarray:
@@ -270,22 +275,15 @@ class IndexWorker:
             )
         return vectors_ND
 
-    def _sample(self, parts: list[str]) -> tuple[np.ndarray, int]:
-        """Vectors drawn evenly from all parts, so that an ordered corpus trains no skewed cells;
-        and the number of all.
-        """
+    def _sample(self, parts: list[str]) -> np.ndarray:
+        """Vectors drawn evenly from all parts, so that an ordered corpus trains no skewed cells."""
         generator = np.random.default_rng(self.config.seed)
         each = -(-self.config.train_chunks // len(parts))
-        drawn, count = [], 0
-        for part in parts:
-            vectors_ND = self._vectors(part)
-            count += len(vectors_ND)
-            # a flat or hnsw index has nothing to train, it only needs the width
-            rows = generator.permutation(len(vectors_ND))[
-                : each if self.config.kind in TRAINED else 1
-            ]
+        drawn = []
+        for vectors_ND in map(self._vectors, parts):
+            rows = generator.permutation(len(vectors_ND))[:each]
             drawn.append(vectors_ND[np.sort(rows)])
-        return np.concatenate(drawn), count
+        return np.concatenate(drawn)
 
 
 def _arrow(name: str) -> str:
