@@ -30,7 +30,8 @@ from radit_ray.data.work import Work
 from radit_ray.engines.connect import connect
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.sharded_index import ShardedIndex
-from radit_ray.plan import number
+from radit_ray.plan import DEVICES, Sizes, number, plan_run
+from radit_ray.recipes import paper as recipe
 from radit_ray.report.table import text_table
 from radit_ray.stages import embed
 from radit_ray.stages.index import IndexConfig, index
@@ -41,6 +42,7 @@ WIDTH, K, QUERIES, REPEATS = 384, 10, 64, 3
 PART = 100_000  # chunks of an embedding shard
 SHARD = 1_000_000  # chunks of an index shard
 PAPER = {"num_chunks": 399_000_000, "width": 768}  # Appendix A
+LM_PARAMETERS, GPUS = 7e9, 8
 GIB = 2**30
 
 
@@ -126,17 +128,70 @@ def exponents(rows: Sequence[Mapping[str, Any]], what: str) -> float:
     return float(np.polyfit(sizes, np.log([row[what] for row in large]), 1)[0])
 
 
-def paper(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The paper's corpus by arithmetic, at the rates of the largest size: linear in bytes."""
+def paper(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The paper's corpus by arithmetic: bytes from the shapes, CPU times linear in bytes from the
+    largest size that was measured, device hours from `radit plan` (GPU rates are assumptions).
+    """
+    num, width = PAPER["num_chunks"], PAPER["width"]
     largest = max(rows, key=lambda row: row["num_chunks"])
-    times = PAPER["num_chunks"] * PAPER["width"] / (largest["num_chunks"] * WIDTH)
-    return {
-        "vectors_bytes": 2.0 * PAPER["num_chunks"] * PAPER["width"],
-        "num_shards": PAPER["num_chunks"] / SHARD,
-        "index_s": largest["index_s"] * times,
-        "open_s": largest["open_s"] * times,
-        "query_s": largest["search_s"] / QUERIES * times,
+    times = num * width / (largest["num_chunks"] * WIDTH)
+    sizes = Sizes(num_chunks=num, lm_parameters=LM_PARAMETERS, dimension=width)
+    plans = {
+        name: {plan.name: plan for plan in plan_run(recipe(), sizes, rates, num_devices=GPUS)}
+        for name, rates in DEVICES.items()
+        if name != "h100"
     }
+
+    def hours(stage: str) -> str:
+        shown = (f"{plan[stage].device_s / 3600:,.1f} h of {n}" for n, plan in plans.items())
+        return ", ".join(shown)
+
+    def stored(*names: str) -> float:
+        return sum(plans["h200"][name].storage_bytes for name in names)
+
+    asked = sizes.num_train + sizes.num_eval + recipe().retrieve.corpus_examples
+    step = 2.0 * 4 * LM_PARAMETERS  # a ring sends each gradient twice, fp32
+    return [
+        ["vectors", "N x D x 2 bytes", gb(2.0 * num * width)],
+        ["index shards", f"{SHARD:,} chunks each", f"{num / SHARD:.0f}"],
+        ["chunks, stored", "6 bytes a word, compressed to 0.45", gb(stored("chunk"))],
+        ["embeddings, stored", "vectors, and texts compressed", gb(stored("embed"))],
+        ["index, stored", "vectors, and texts as they are", gb(stored("index"))],
+        ["chunk", "200,000 words/s a core", f"{plans['h200']['chunk'].device_s / 3600:.0f} core h"],
+        ["embed", "2 x 110M x 135 FLOPs a chunk", hours("embed")],
+        ["build the index", "as measured above", f"{largest['index_s'] * times / 3600:.1f} core h"],
+        [
+            "open the index",
+            "as measured above, shards side by side on two cores",
+            f"{largest['open_s'] * times / 60:.0f} min, divided by the nodes",
+        ],
+        [
+            "exact search, CPU",
+            "as measured above, two cores",
+            f"{largest['search_s'] / QUERIES * times:.1f} s a query, divided by the nodes",
+        ],
+        [f"exact search, {asked:,.0f} queries", "vectors read per 512 queries", hours("retrieve")],
+        [f"score, {LM_PARAMETERS / 1e9:.0f}B LM", "2 x parameters x tokens", hours("score")],
+        [
+            "network, once",
+            "storage to workers and back: chunk, embed, index, open",
+            gb(2 * stored("chunk", "embed") + 2 * stored("index")),
+        ],
+        [
+            "network, search",
+            "each query once to each node, k rows back from each shard",
+            f"{gb(asked * 4 * width)} a node, {gb(asked * num / SHARD * K * 12)} back",
+        ],
+        [
+            f"network, lm-ft of {LM_PARAMETERS / 1e9:.0f}B, DDP",
+            "gradients, fp32, a step and worker",
+            f"{gb(step)} of {recipe().lm_ft.steps} steps",
+        ],
+    ]
+
+
+def gb(count: float) -> str:
+    return f"{count / 1e9:,.0f} GB" if count >= 1e10 else f"{count / 1e9:,.1f} GB"
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -162,7 +217,6 @@ def page(found: Mapping[str, Any]) -> str:
         f"{label} {exponents(rows, what):.2f}"
         for label, what in (("index", "index_s"), ("open", "open_s"), ("search", "search_s"))
     )
-    far = paper(rows)
     return "\n\n".join(
         [
             f"`{found['command']}`, commit {found['commit']}, {found['hardware']}: flat, {WIDTH} "
@@ -170,11 +224,8 @@ def page(found: Mapping[str, Any]) -> str:
             f"k = {K}, median of {REPEATS}.",
             text_table(head, table, True),
             f"Exponents from 100,000 chunks on (1 is linear): {slopes}.",
-            f"By arithmetic, {PAPER['num_chunks']:,} x {PAPER['width']}: "
-            f"{far['vectors_bytes'] / 1e9:,.0f} GB of vectors in {far['num_shards']:.0f} shards of "
-            f"{SHARD:,}; on this machine's two cores {far['index_s'] / 3600:.1f} h to build, "
-            f"{far['open_s'] / 3600:.1f} h to open and {far['query_s']:.0f} s for a query, all of "
-            "it divided by as many nodes as hold the shards.",
+            f"The paper's {PAPER['num_chunks']:,} chunks x {PAPER['width']}, by arithmetic:",
+            text_table(["what", "how it is counted", "so much"], paper(rows), True),
         ]
     )
 

@@ -37,6 +37,7 @@ class Rates:
     training_flops_per_s: float
     search_bytes_per_s: float  # of vectors, in an exact search
     chunk_words_per_s: float = 2.0e5  # one CPU core
+    index_bytes_per_s: float = 7.0e7  # of vectors, built into a flat index; one CPU core
     start_s: float = 20.0  # of a stage: actors, and models loaded
     memory_bytes: float = 80e9
     price_per_hour: float = 0.0  # of one device, in any currency
@@ -209,7 +210,13 @@ def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) ->
             memory=2.0 * sizes.encoder_parameters,
             storage=vectors + COMPRESSION * text_bytes,
         ),
-        stage("index", memory=vectors / num_devices, storage=vectors + text_bytes, note="flat"),
+        stage(
+            "index",
+            seconds=vectors / rates.index_bytes_per_s,
+            memory=vectors / num_devices,
+            storage=vectors + text_bytes,
+            note="flat; CPU cores",
+        ),
         search("retrieve"),
         training("lm-ft", 1.0),
     ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from benchmarks import kill, multinode, scale, streaming
 from benchmarks.challenges import challenges_page
 from benchmarks.defaults import published
 from benchmarks.open_questions import NAMES
@@ -52,6 +54,18 @@ def test_the_pages_of_open_questions_are_those_of_their_files() -> None:
         if file.exists():
             body = open_question_page(name, json.loads(file.read_text()))
             assert body in file.with_suffix(".md").read_text().partition(BELOW)[2], name
+
+
+@pytest.mark.parametrize("script", [scale, streaming])
+def test_the_tables_of_scale_are_those_of_their_files(script: ModuleType) -> None:
+    text, name = script.PAGE.read_text(), script.FILE.stem
+    assert between(text, name, script.page(json.loads(script.FILE.read_text()))) == text
+
+
+@pytest.mark.parametrize("script", [kill, multinode])
+def test_the_logs_of_durability_are_those_of_their_files(script: ModuleType) -> None:
+    body = script.page(json.loads(script.FILE.read_text()))
+    assert script.PAGE.read_text().partition(BELOW)[2].strip() == body.strip()
 
 
 def test_publishing_again_with_other_numbers_changes_all_three(tmp_path: Path) -> None:

@@ -225,7 +225,9 @@ class ShardedIndex:
                 f"{self.dimension}; use the retriever that embedded the chunks"
             )
         if self.remote:
-            calls = [shard.run.remote("search", queries, k) for shard in self.shards]
+            # one copy for all shards of a node, not one for each shard
+            asked = ray.put(queries) if len(self.shards) > 1 else queries
+            calls = [shard.run.remote("search", asked, k) for shard in self.shards]
             found = answers(ray.get(calls))
         else:
             found = [shard.search(queries, k) for shard in self.shards]
