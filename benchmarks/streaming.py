@@ -109,6 +109,7 @@ def measured(
     assert manifest is not None
     found = {"stage": stage, "wall_s": wall_s, "shards": len(manifest["files"])}
     found |= {"metrics": made.metrics, "cost": manifest["cost"], "peaks": seen.peaks()}
+    found["load_average"] = os.getloadavg()[1]  # of the last 5 minutes: who else was at work
     storage.write_json(str(kept), found)
     print(found, file=sys.stderr, flush=True)
     return found
@@ -158,7 +159,7 @@ def rows_of(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def page(found: Mapping[str, Any]) -> str:
     """What stands between the markers of docs/scale.md."""
     num = found["stages"][0]["metrics"]["num_chunks"]
-    head = ["stage", "shards", "wall, s", "chunks/s", "largest process: half, whole"]
+    head = ["stage", "shards", "wall, s", "load", "chunks/s", "largest process: half, whole"]
     head += ["all processes: half, whole", "object store: half, whole"]
     table = []
     for one in found["stages"]:
@@ -167,7 +168,8 @@ def page(found: Mapping[str, Any]) -> str:
             for peak in one["peaks"].values()
         ]
         speed = "-" if one["stage"] == "retrieve" else f"{num / one['wall_s']:,.0f}"
-        table.append([one["stage"], str(one["shards"]), f"{one['wall_s']:,.0f}", speed, *pairs])
+        wall, load = f"{one['wall_s']:,.0f}", f"{one['load_average']:.1f}"
+        table.append([one["stage"], str(one["shards"]), wall, load, speed, *pairs])
     return "\n\n".join(
         [
             f"`{found['command']}`, commit {found['commit']}, {found['hardware']}: "
