@@ -15,10 +15,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -180,6 +183,7 @@ def kill_once(
     after, part = chance.randrange(1, max(2, int(LATEST * units))), chance.random()
     pick, place = chance.random(), f"{folder}/killed/{stage}-{kind}-{chance.randrange(10**6):06d}"
     output = f"{place}/{stage}"
+    shutil.rmtree(place, ignore_errors=True)  # of an earlier call
     words = command(stage, folder, place)
     env = nodes.driver if kind != "machine" else nodes.environment
     driver = subprocess.Popen(
@@ -304,6 +308,27 @@ def page(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+class Log:
+    """The rows so far, kept below the chain: a call that was cut off goes on behind them, with
+    rows of the same commit and words.
+    """
+
+    def __init__(self, folder: str) -> None:
+        made = measured_by("kill")
+        asked = hashlib.sha256(f"{made['commit']} {sys.argv[1:]}".encode()).hexdigest()[:8]
+        self.file = f"{folder}/rows-{asked}.json"
+        self.rows: list[dict[str, Any]] = []
+        self.kept = storage.read_json(self.file) if os.path.exists(self.file) else []
+
+    def add(self, make: Callable[[], dict[str, Any]]) -> None:
+        """The next row: the one that is kept, or a new one."""
+        number = len(self.rows)
+        self.rows.append(self.kept[number] if number < len(self.kept) else make())
+        print(json.dumps(self.rows[-1]), flush=True)
+        if number >= len(self.kept):
+            storage.write_json(self.file, self.rows)
+
+
 def publish(
     found: dict[str, Any], file: Path, page_file: Path, render: Callable[[dict[str, Any]], str]
 ) -> str:
@@ -322,14 +347,13 @@ def main() -> None:
     parser.add_argument("--output", default="runs/kill", help="the chain, kept between calls")
     args = parser.parse_args()
     stages, folder = args.stages.split(","), str(Path(args.output).resolve())
-    rows = []
     with cluster(head_cpus=2) as nodes:
         prepare(folder, stages, nodes)
+        log = Log(folder)
         for number, (stage, kind) in enumerate(plan(stages, args.kills)):
-            row = kill_once(stage, kind, folder, nodes, random.Random(args.seed * 1000 + number))
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    print(publish({"seed": args.seed, "rows": rows}, FILE, PAGE, page))
+            chance = random.Random(args.seed * 1000 + number)
+            log.add(functools.partial(kill_once, stage, kind, folder, nodes, chance))
+    print(publish({"seed": args.seed, "rows": log.rows}, FILE, PAGE, page))
 
 
 if __name__ == "__main__":

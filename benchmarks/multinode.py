@@ -13,9 +13,11 @@ local S3 server (extra `s3`; left out without it).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.kill import (
     LATEST,
     TRAININGS,
+    Log,
     command,
     complete,
     difference,
@@ -81,6 +84,7 @@ def lose_node(
     units, unit_s = num_units(stage, expected)
     after = chance.randrange(1, max(2, int(LATEST * units)))
     place = f"{folder}/lost/{stage}-{len(nodes.workers) + 1}-{chance.randrange(10**6):06d}"
+    shutil.rmtree(place, ignore_errors=True)  # of an earlier call
     words = command(stage, folder, place, workers=2)
     started = time.monotonic()
     driver = subprocess.Popen(
@@ -243,21 +247,22 @@ def main() -> None:
     parser.add_argument("--output", default="runs/multinode", help="the chain, kept between calls")
     args = parser.parse_args()
     stages = [name for name in args.stages.split(",") if name]
-    folder, rows = str(Path(args.output).resolve()), []
+    folder = str(Path(args.output).resolve())
+    log = Log(folder)
     for count in (int(part) for part in args.nodes.split(",") if part):
         with cluster(count - 1, head_cpus=1) as nodes:
             prepare(folder, [*stages, "score"], nodes)
             for number, stage in enumerate(stages):
                 chance = random.Random(f"{args.seed} {count} {number}")
                 # two nodes: one alone cannot hold two workers; three: the other two can
-                rows.append(lose_node(stage, folder, nodes, chance, replaced=count == 2))
-                print(json.dumps(rows[-1]), flush=True)
+                replaced = count == 2
+                log.add(functools.partial(lose_node, stage, folder, nodes, chance, replaced))
     if args.zero:
         with cluster(1, head_cpus=1) as nodes:
             prepare(folder, ["lm-ft"], nodes)
             for stage in (int(part) for part in args.zero.split(",")):
-                rows.append(zero(stage, folder, nodes))
-                print(json.dumps(rows[-1]), flush=True)
+                log.add(functools.partial(zero, stage, folder, nodes))
+    rows = log.rows
     found: dict[str, Any] = {"seed": args.seed, "rows": rows}
     if args.s3 and have_s3():
         with cluster(head_cpus=1) as nodes:
