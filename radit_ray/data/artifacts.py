@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from radit_ray.data import storage
 from radit_ray.data.integrity import arrow_damage_named, recorded_hashes, redo, sha256_once, verify
 
 FORMAT_VERSION = 1
+HASHING = 8  # raw files hashed at a time
 SIDECAR = {"name", "rows", "bytes", "sha256", "stats"}  # what `commit_shard` writes
 # what every reader of a manifest counts on
 MANIFEST = ("stage", "fingerprint", "files")
@@ -220,7 +222,9 @@ def file_input(files: Sequence[str], names: Sequence[str], spec: str) -> Input:
     """Raw files as an input: the fingerprint hashes their contents in order, and of each the name
     that its rows depend on.
     """
-    listed = [[name, storage.sha256_of(file)] for name, file in zip(names, files, strict=True)]
+    with ThreadPoolExecutor(HASHING) as pool:  # hashing and reading leave the lock of Python
+        digests = list(pool.map(storage.sha256_of, files))
+    listed = [list(pair) for pair in zip(names, digests, strict=True)]
     return Input(path=spec, fingerprint=fingerprint_of(listed))
 
 

@@ -97,11 +97,12 @@ def with_kept_chunks(
     named = {name for row in examples for name in (*row["gold_ids"], *row["exclude_ids"])}
     kept_of: dict[str, list[str]] = defaultdict(list)
     for table in tables if named else ():
-        if DUPLICATE_IDS in table.column_names:
-            for copy, kept in _dropped(table):
-                # a chunk's id is its document's, "#" and a number
-                for name in {copy, copy.rpartition("#")[0]} & named:
-                    kept_of[name].append(kept)
+        if DUPLICATE_IDS not in table.column_names:
+            break  # nor do the others: they need not be opened
+        for copy, kept in _dropped(table):
+            # a chunk's id is its document's, "#" and a number
+            for name in {copy, copy.rpartition("#")[0]} & named:
+                kept_of[name].append(kept)
     if not kept_of:
         return examples
 

@@ -72,8 +72,9 @@ class Sketches:
         """The first `number` bands of some chunks. Shape (P, number)."""
         shard_P = np.searchsorted(self.start_S, position_P, side="right") - 1
         found = np.empty((len(position_P), number), dtype=np.uint64)
-        for shard in np.unique(shard_P):
-            here = shard_P == shard
+        by_shard = np.argsort(shard_P, kind="stable")
+        shards, opens = np.unique(shard_P[by_shard], return_index=True)
+        for shard, here in zip(shards, np.split(by_shard, opens[1:]), strict=True):
             found[here] = self.bands[shard][position_P[here] - self.start_S[shard], :number]
         return found
 

@@ -8,6 +8,7 @@ Nothing here knows what the bytes mean.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -284,9 +285,14 @@ def local_copy(path: str) -> str:
         )
     target = cache / hashlib.sha256(f"{path} {versions}".encode()).hexdigest()[:16]
     if not target.exists():
-        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
-        for name in names:
-            remote.get(path, name, temporary / name[len(base) :].lstrip("/"))
-        with contextlib.suppress(OSError):
-            os.rename(temporary, target)
+        # the workers of a node ask together: one of them downloads, the others wait for it
+        with target.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                temporary = target.with_suffix(".partial")
+                shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+                temporary.unlink(missing_ok=True)
+                for name in names:
+                    remote.get(path, name, temporary / name[len(base) :].lstrip("/"))
+                os.rename(temporary, target)
     return str(target)

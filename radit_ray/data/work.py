@@ -22,6 +22,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from radit_ray.core.errors import READ_ONLY, InputError
@@ -41,6 +43,7 @@ from radit_ray.data.integrity import redo
 from radit_ray.data.versions import versions
 
 FINGERPRINT = "{fingerprint}"  # in an output path: the artifact is named by what it holds
+ASKING = 32  # sidecars read at a time where each is a request of its own
 IGNORED = ("identity.json", "manifest.json", ".lock", LINK)
 SCRATCH = ("committed/", "resume/")  # below an artifact: sidecars, state of an unfinished training
 # what a refused call leaves to be read, and the next one clears away: bad rows with the reasons
@@ -174,7 +177,8 @@ class Work(Generic[ConfigT]):
         """
         folder = storage.join(self.output, "committed")
         files = [storage.join(folder, name) for name in storage.list_files(folder)]
-        found = [committed_shard(self.output, file) for file in files]
+        with ThreadPoolExecutor(ASKING if "://" in self.output else 1) as pool:
+            found = list(pool.map(partial(committed_shard, self.output), files))
         return {sidecar["name"]: sidecar for sidecar in found if sidecar is not None}
 
     def missing(self, names: Sequence[str]) -> list[str]:
@@ -200,9 +204,10 @@ class Work(Generic[ConfigT]):
             if name in IGNORED or name.startswith(SCRATCH):
                 continue
             path = storage.join(self.output, name)
-            known = committed.get(name)
+            known = committed.get(name)  # whose size was looked at a moment ago
+            size = known["bytes"] if known else storage.size_of(path)
             digest = known["sha256"] if known else storage.sha256_of(path)
-            files.append({"name": name, "bytes": storage.size_of(path), "sha256": digest})
+            files.append({"name": name, "bytes": size, "sha256": digest})
         total: dict[str, float] = {"wall_s": time.perf_counter() - self.started}
         for sidecar in committed.values():
             for key, value in sidecar["stats"].items():

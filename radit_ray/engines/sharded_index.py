@@ -81,6 +81,8 @@ class IndexShard:
                 f"{shard['arrow']} has {self.table.num_rows} chunks, expected {shard['rows']}; "
                 "make the index again"
             )
+        self.batches = self.table.to_batches()
+        self.batch_starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)])
         self.allowed = None if prefix is None else allowed_rows(self.table, prefix, last)
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +98,16 @@ class IndexShard:
         return self.table.num_rows if self.allowed is None else len(self.allowed)
 
     def chunks(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """The chunk rows at these positions."""
-        return list(self.table.take(pa.array(rows)).to_pylist())
+        """The chunk rows at these positions, batch by batch: `take` of the whole table would copy
+        all its texts.
+        """
+        batch_R = np.searchsorted(self.batch_starts, rows, side="right") - 1
+        found: dict[int, dict[str, Any]] = {}
+        for number in np.unique(batch_R).tolist():
+            here = rows[batch_R == number]
+            taken = self.batches[number].take(pa.array(here - self.batch_starts[number]))
+            found |= zip(here.tolist(), taken.to_pylist(), strict=True)
+        return [found[row] for row in rows.tolist()]
 
 
 def file_of(shard: Mapping[str, Any]) -> str:

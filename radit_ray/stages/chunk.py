@@ -39,6 +39,7 @@ from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 
 VERSION = 1
+READ = "resume/read"  # names the files without bad rows of which every shard is committed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,12 @@ def chunk(
     with Work.open("chunk", VERSION, config, {"corpus": source}, output) as work:
         if work.done:
             return work.done
-        items = [{"number": number, "file": file} for number, file in enumerate(files)]
+        read = set(storage.list_files(storage.join(work.output, READ)))
+        items = [
+            {"number": number, "file": file}
+            for number, file in enumerate(files)
+            if f"{number:05d}" not in read
+        ]
         arguments = {
             "config": config,
             "corpus": corpus,
@@ -149,6 +155,8 @@ class ChunkWorker:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
             name = f"quarantine/{item['number']:05d}.jsonl"
             storage.write_bytes(storage.join(self.output, name), lines.encode())
+        else:
+            storage.write_bytes(storage.join(self.output, READ, f"{item['number']:05d}"), b"")
         return {"bad_rows": len(bad)}
 
     def _commit(self, name: str, block: list[dict[str, Any]]) -> None:

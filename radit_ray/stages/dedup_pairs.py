@@ -116,10 +116,11 @@ def compare(
         gpu=False,
         worker_bytes=66.0 * len(first_N),
     )
-    pairs = [pair for path in paths for pair in _pairs_of(read_shard(path))]
+    tables = [read_shard(path) for path in paths]
+    columns = [np.concatenate([t[name].to_numpy() for t in tables]) for name in PAIRS.names]
     stats = [storage.read_json(sidecar_file(folder, name))["stats"] for name in names]
     counts = {name: int(sum(s[name] for s in stats)) for name in ("num_compared", "num_cut")}
-    return duplicates.keep_first(pairs), counts
+    return duplicates.keep_first(*columns), counts
 
 
 class CompareWorker:
@@ -136,17 +137,15 @@ class CompareWorker:
         buckets = Buckets.of(self.sketches.band(item["band"], self.distinct))
         counts = {"num_compared": 0, "num_cut": buckets.num_cut(BUCKET)}
 
-        def work() -> tuple[list[tuple[int, int, float]], int]:
+        def work() -> tuple[pa.Table, int]:
             found = []
             for left_P, right_P in self._pairs(buckets, item["band"]):
                 counts["num_compared"] += len(left_P)
-                found += self._similar(left_P, right_P)
-            return found, 0
+                found.append(self._similar(left_P, right_P))
+            return pa.concat_tables([PAIRS.empty_table(), *found]), 0
 
         found, cost = Meter().measure(work)
-        columns = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
-        table = pa.table(columns, schema=PAIRS)
-        return commit_shard(self.output, item["name"], table, **cost, **counts)
+        return commit_shard(self.output, item["name"], found, **cost, **counts)
 
     def _pairs(self, buckets: Buckets, band: int) -> Iterator[tuple[Positions, Positions]]:
         """Pairs of this band's buckets that agree in no earlier band."""
@@ -156,24 +155,18 @@ class CompareWorker:
             new_P = ~(left_PB == self.sketches.first_bands(right_P, band)).any(axis=1)
             yield left_P[new_P], right_P[new_P]
 
-    def _similar(self, left_P: Positions, right_P: Positions) -> list[tuple[int, int, float]]:
-        found = []
-        for left, right in zip(left_P.tolist(), right_P.tolist(), strict=True):
-            similarity = duplicates.jaccard(
-                self.sketches.shingles_of(left), self.sketches.shingles_of(right)
-            )
-            if similarity >= self.threshold:
-                found.append((left, right, similarity))
-        return found
+    def _similar(self, left_P: Positions, right_P: Positions) -> pa.Table:
+        shingles = self.sketches.shingles_of
+        pairs = zip(left_P.tolist(), right_P.tolist(), strict=True)
+        similarity_P = np.array([duplicates.jaccard(shingles(a), shingles(b)) for a, b in pairs])
+        kept_P = similarity_P >= self.threshold
+        columns = [column[kept_P] for column in (left_P, right_P, similarity_P)]
+        return pa.table(columns, schema=PAIRS)
 
 
 def arrow_name(shard: str) -> str:
     """The file of sketches of a chunk shard."""
     return f"{shard.removesuffix('.parquet')}.arrow"
-
-
-def _pairs_of(table: pa.Table) -> Iterator[tuple[int, int, float]]:
-    return zip(*(table[name].to_pylist() for name in PAIRS.names), strict=True)
 
 
 def _committed(file: str) -> bool:

@@ -192,9 +192,15 @@ def _items(
         if original != variant.name:
             twins[variant.name] = original
             continue
-        for name, rows in questions[source.path].items():
-            if f"{variant.name}/{name}" in committed:
-                continue
+        todo = {
+            name: rows
+            for name, rows in questions[source.path].items()
+            if f"{variant.name}/{name}" not in committed
+        }
+        if not todo:
+            continue
+        shots = draw_shots(source, variant, subjects[source.path], seed=config.seed)
+        for name, rows in todo.items():
             item = items.setdefault(
                 (group, name),
                 {
@@ -202,7 +208,7 @@ def _items(
                     "lm": lm_of[variant.name].path,
                     "ranked": source.path,
                     "t_r": t_r,
-                    "shots": draw_shots(source, variant, subjects[source.path], seed=config.seed),
+                    "shots": shots,
                     "shard": name,
                     "rows": rows,
                     "ks": [],

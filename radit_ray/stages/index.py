@@ -16,6 +16,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from radit_ray.data.artifacts import (
     artifact_input,
     commit_shard,
     num_rows,
+    read_manifest,
     read_shard,
     shard_names,
     sidecar_file,
@@ -39,11 +41,13 @@ from radit_ray.data.work import Work
 from radit_ray.engines.references import retriever_input
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
+from radit_ray.index_plan import bytes_per_chunk
 from radit_ray.models import faiss_shard, lexical
 from radit_ray.models.presets import LEXICAL
 
 VERSION = 1
 KINDS = (*faiss_shard.KINDS, LEXICAL)
+WORD_BYTES = 100.0  # a word and its count in a worker's dict
 TRAINED = ("sq", "ivf", "ivfpq")  # kinds whose quantisers are fitted to a sample
 WORDS = pa.schema([("word", pa.string()), ("count", pa.int64())])  # chunks that hold a word
 
@@ -114,6 +118,7 @@ def index(
             label="index",
             unit="shard",
             gpu=False,
+            worker_bytes=_builder_bytes(config, source, arguments),
         )
         committed = work.committed()
         shards = [
@@ -137,6 +142,25 @@ def index(
             "shards": shards,
         }
         return work.finish(resources=resources, metrics=metrics, rows=metrics["num_chunks"])
+
+
+def _builder_bytes(config: IndexConfig, source: Input, arguments: Mapping[str, Any]) -> float:
+    """What a worker holds at least: its shard of vectors and their parts, or all words."""
+    if "counted" in arguments:
+        return WORD_BYTES * num_rows(arguments["counted"])
+    if config.kind == LEXICAL:
+        return 0.0  # nothing is left to build
+    manifest = read_manifest(source.path)
+    assert manifest is not None
+    chunks, width = (float(manifest["metrics"][name]) for name in ("num_chunks", "dimension"))
+    size = bytes_per_chunk(
+        config.kind,
+        num_vectors=chunks / config.num_shards,
+        dimension=int(width),
+        pq_bytes=config.pq_bytes or int(width) // 8,
+        links=config.hnsw_links,
+    )
+    return chunks / config.num_shards * size + 2**30
 
 
 def count_words(

@@ -52,14 +52,17 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
         "logprobs",
         "num_answer_tokens",
     ]
-    wanted = pa.concat_arrays(
-        [pc.unique(pc.list_flatten(t["chunk_ids"])) for t in iter_tables(scored, ["chunk_ids"])]
-    ).unique()
+    # a set of this process: `is_in` would hash all of it again for each shard of the corpus
+    wanted = {
+        chunk
+        for table in iter_tables(scored, ["chunk_ids"])
+        for chunk in pc.unique(pc.list_flatten(table["chunk_ids"])).to_pylist()
+    }
     position: dict[str, int] = {}
     width = 0
     with storage.atomic_file(storage.join(folder, "vectors.f16")) as name, open(name, "wb") as file:
         for table in iter_tables(embeddings, ["id", "embedding"]):
-            kept = table.filter(pc.is_in(table["id"], value_set=wanted))
+            kept = table.filter(pa.array([name in wanted for name in table["id"].to_pylist()]))
             if not kept.num_rows:
                 continue
             vectors = vectors_of(kept)

@@ -136,7 +136,7 @@ def test_keep_first_drops_what_resembles_a_kept_one(
 ) -> None:
     near = {(a, b): s for (a, b), s in drawn.items() if a < b}
     pairs = [(a, b, s) for (a, b), s in near.items()]
-    dropped = duplicates.keep_first(pairs)
+    dropped = keep_first(pairs)
     for copy, (kept, similarity) in dropped.items():
         assert kept < copy
         assert kept not in dropped
@@ -144,7 +144,12 @@ def test_keep_first_drops_what_resembles_a_kept_one(
     # nothing that stayed resembles an earlier one that stayed
     assert all(a in dropped or b in dropped for a, b in near)
     chance.shuffle(pairs)
-    assert duplicates.keep_first(pairs) == dropped
+    assert keep_first(pairs) == dropped
+
+
+def keep_first(pairs: list[tuple[int, int, float]]) -> dict[int, tuple[int, float]]:
+    columns = np.array(pairs).reshape(-1, 3).T
+    return duplicates.keep_first(columns[0].astype(int), columns[1].astype(int), columns[2])
 
 
 def test_joined_copies_hand_a_copy_of_a_dropped_text_on() -> None:

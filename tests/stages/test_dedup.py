@@ -13,6 +13,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -160,7 +161,9 @@ def test_tiny_texts_and_many_of_one_kind(found: list[list[str]]) -> None:
     ]
     first = [texts.index(text) for text in texts]
     pairs = [pair for pair in pairs if first[pair[0]] == pair[0] and first[pair[1]] == pair[1]]
-    joined = duplicates.joined_copies(pa.array(first).to_numpy(), duplicates.keep_first(pairs))
+    columns = np.array(pairs).reshape(-1, 3).T
+    near = duplicates.keep_first(columns[0].astype(int), columns[1].astype(int), columns[2])
+    joined = duplicates.joined_copies(np.array(first), near)
     assert {f"d{c}#0": (f"d{k}#0", s) for c, (k, s, _) in joined.items()} == slow_copies(
         texts, config
     )
