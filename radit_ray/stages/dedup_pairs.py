@@ -116,11 +116,10 @@ def compare(
         gpu=False,
         worker_bytes=66.0 * len(first_N),
     )
-    tables = [read_shard(path) for path in paths]
-    columns = [np.concatenate([t[name].to_numpy() for t in tables]) for name in PAIRS.names]
+    pairs = pa.concat_tables([PAIRS.empty_table(), *(read_shard(path) for path in paths)])
     stats = [storage.read_json(sidecar_file(folder, name))["stats"] for name in names]
     counts = {name: int(sum(s[name] for s in stats)) for name in ("num_compared", "num_cut")}
-    return duplicates.keep_first(*columns), counts
+    return duplicates.keep_first(*(pairs[name].to_numpy() for name in PAIRS.names)), counts
 
 
 class CompareWorker:
