@@ -36,6 +36,7 @@ from radit_ray.models.weights import dropout_off, loading, only_whole, require_w
 # TFLOP), so batches are larger: by arithmetic; on an H200 2 to 16 made no difference as long as the
 # tokenizer was the limit.
 GPU_BATCHES, GPU_TEXTS = 8, 2048
+TOKENISED = 1024  # texts at a time: a tokenizer's own record of a token takes five times its id
 _DOCUMENT_NAMES = (
     "document",
     "passage",
@@ -58,16 +59,16 @@ class Encoder:
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids with the prefix and special tokens, truncated to `max_tokens`."""
-        if not texts:
-            return []
-        encoded = self.tokenizer(
-            [self.prefix + text for text in texts],
-            truncation=True,
-            max_length=self.max_tokens,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        ids: list[list[int]] = encoded["input_ids"]
+        ids: list[list[int]] = []
+        for start in range(0, len(texts), TOKENISED):
+            encoded = self.tokenizer(
+                [self.prefix + text for text in texts[start : start + TOKENISED]],
+                truncation=True,
+                max_length=self.max_tokens,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            ids += encoded["input_ids"]
         return ids
 
     def forward(self, token_lists: Sequence[Sequence[int]]) -> Tensor:
