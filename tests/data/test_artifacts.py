@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from radit_ray.core.errors import InputError
@@ -388,3 +389,16 @@ def test_vectors_come_back_as_written(tmp_path: Path) -> None:
     assert np.array_equal(
         artifacts.vectors_of(whole), np.concatenate([vectors_ND[1:3], vectors_ND])
     )
+
+
+def test_vectors_are_stored_without_a_dictionary(tmp_path: Path) -> None:
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(12, dtype=np.float16)), 3)
+    table = pa.table({"title": ["the same"] * 4, "embedding": column})
+    artifacts.commit_shard(str(tmp_path), "x.parquet", table)
+    file = str(tmp_path / "x.parquet")
+    assert artifacts.read_shard(file).equals(table)
+    assert artifacts.num_rows(file) == 4
+    group = pq.read_metadata(file).row_group(0)
+    found = {group.column(i).path_in_schema: group.column(i).encodings for i in range(2)}
+    assert "RLE_DICTIONARY" in found["title"]
+    assert "RLE_DICTIONARY" not in found["embedding.list.element"]

@@ -6,12 +6,14 @@ import errno
 import hashlib
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from radit_ray.core.errors import InputError
-from radit_ray.data import storage
+from radit_ray.data import remote, storage
 
 
 @pytest.fixture(params=["path", "file://", "memory://"])
@@ -65,6 +67,23 @@ def test_put_folder_and_local_copy(root: str, tmp_path_factory: pytest.TempPathF
     assert Path(copy, "sub", "y").read_bytes() == b"sub/y"
     one = storage.local_copy(storage.join(root, "model", "x"))
     assert Path(one).read_bytes() == b"x"
+
+
+def test_workers_that_ask_together_share_one_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, asked = f"memory://together-{time.monotonic_ns()}/x", []
+    storage.write_bytes(name, b"large")
+    download = remote.get
+
+    def slow(*arguments: Any) -> None:
+        asked.append(arguments)
+        time.sleep(0.1)
+        download(*arguments)
+
+    monkeypatch.setattr(remote, "get", slow)
+    with ThreadPoolExecutor(4) as pool:
+        copies = list(pool.map(storage.local_copy, [name] * 4))
+    assert len(asked) == len(set(copies)) == 1
+    assert Path(copies[0]).read_bytes() == b"large"
 
 
 def test_a_copy_of_changed_content_is_another_copy() -> None:

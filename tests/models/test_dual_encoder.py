@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from radit_ray.core.errors import InputError
+from radit_ray.models import dual_encoder
 from radit_ray.models.dual_encoder import DualEncoder, tokens_ahead
 from radit_ray.models.presets import PRESETS
 
@@ -265,6 +266,14 @@ def test_tokens_ahead_are_those_of_all_texts(st_folder: str) -> None:
     assert [start for start, _ in parts] == [0, 5, 10, 15, 20]
     assert list(itertools.chain.from_iterable(ids for _, ids in parts)) == side.tokens(texts)
     assert list(tokens_ahead(side, [], 5)) == []
+
+
+def test_texts_are_tokenised_in_slices(st_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = DualEncoder.load(st_folder, separate=False).chunk
+    texts = [f"chunk {number} of " + "words " * (number % 7) for number in range(23)]
+    at_once = side.tokens(texts)
+    monkeypatch.setattr(dual_encoder, "TOKENISED", 4)
+    assert side.tokens(texts) == at_once
 
 
 def test_a_prompt_that_the_mean_leaves_out(st_folder: str, tmp_path: Path) -> None:

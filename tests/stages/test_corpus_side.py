@@ -24,7 +24,7 @@ from radit_ray.engines.ranking import rank
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.sharded_index import Prefix, ShardedIndex
 from radit_ray.models.dual_encoder import DualEncoder
-from radit_ray.stages.chunk import ChunkConfig, chunk
+from radit_ray.stages.chunk import READ, ChunkConfig, ChunkWorker, chunk
 from radit_ray.stages.embed import EmbedConfig, embed
 from radit_ray.stages.retrieve import RetrieveConfig, retrieve
 
@@ -305,6 +305,20 @@ def test_bad_rows_go_to_quarantine_with_the_reason(ray_cluster: None, tmp_path: 
     assert [row["line"] for row in found] == [2, 4]
     assert all(row["file"] == str(corpus) and row["reason"] for row in found)
     assert found[0]["row"].startswith('{"id": "broken"')
+
+
+def test_a_file_that_was_read_whole_is_known(tmp_path: Path) -> None:
+    """One with bad rows is read again, for its quarantine."""
+    whole = write_jsonl(tmp_path / "a.jsonl", documents()[:5])
+    broken = tmp_path / "b.jsonl"
+    broken.write_text('{"id": "broken"}\n')
+    config = ChunkConfig(docs_per_shard=2, on_bad_row="quarantine")
+    output = str(tmp_path / "out")
+    worker = ChunkWorker(config=config, corpus=str(tmp_path), output=output, committed=[])
+    for number, file in enumerate([whole, str(broken)]):
+        worker({"number": number, "file": file})
+    assert storage.list_files(f"{output}/{READ}") == ["00000"]
+    assert len(storage.list_files(f"{output}/committed")) == 3
 
 
 def test_an_object_store_serves_as_well(chain: Chain, tmp_path: Path) -> None:
