@@ -10,10 +10,12 @@ a corpus never has to fit in memory.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import itertools
 import json
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +41,7 @@ from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 
 VERSION = 1
-READ = "resume/read"  # names the files without bad rows of which every shard is committed
+READ = "resume/read"  # how many shards each file without bad rows has, once it was read whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,17 +85,14 @@ def chunk(
     with Work.open("chunk", VERSION, config, {"corpus": source}, output) as work:
         if work.done:
             return work.done
-        read = set(storage.list_files(storage.join(work.output, READ)))
-        items = [
-            {"number": number, "file": file}
-            for number, file in enumerate(files)
-            if f"{number:05d}" not in read
-        ]
+        committed = work.committed()
+        read = _read_whole(work.output, committed)
+        items = [{"number": n, "file": file} for n, file in enumerate(files) if n not in read]
         arguments = {
             "config": config,
             "corpus": corpus,
             "output": work.output,
-            "committed": list(work.committed()),
+            "committed": list(committed),
         }
         try:
             results = map_shards(
@@ -144,6 +143,7 @@ class ChunkWorker:
         )
         documents = itertools.islice(documents, self.config.limit or None)
         blocks = iter(lambda: list(itertools.islice(documents, self.config.docs_per_shard)), [])
+        number = -1
         for number, block in enumerate(blocks):
             name = f"part-{item['number']:05d}-{number:05d}.parquet"
             if name in self.committed:
@@ -156,7 +156,8 @@ class ChunkWorker:
             name = f"quarantine/{item['number']:05d}.jsonl"
             storage.write_bytes(storage.join(self.output, name), lines.encode())
         else:
-            storage.write_bytes(storage.join(self.output, READ, f"{item['number']:05d}"), b"")
+            name = storage.join(self.output, READ, f"{item['number']:05d}.json")
+            storage.write_json(name, {"shards": number + 1})
         return {"bad_rows": len(bad)}
 
     def _commit(self, name: str, block: list[dict[str, Any]]) -> None:
@@ -187,6 +188,17 @@ def chunks_of(document: dict[str, Any], max_words: int) -> list[dict[str, str]]:
         }
         for number, text in enumerate(texts)
     ]
+
+
+def _read_whole(output: str, committed: Collection[str]) -> set[int]:
+    """The numbers of the files that need not be read again: all their shards are (still) there."""
+    folder = storage.join(output, READ)
+    there = collections.Counter(name.split("-")[1] for name in committed)
+    return {
+        int(name[:5])
+        for name in storage.list_files(folder)
+        if storage.read_json(storage.join(folder, name))["shards"] == there[name[:5]]
+    }
 
 
 def _nothing_usable(corpus: str, output: str, results: list[dict[str, Any]]) -> str:

@@ -24,7 +24,7 @@ from radit_ray.engines.ranking import rank
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.sharded_index import Prefix, ShardedIndex
 from radit_ray.models.dual_encoder import DualEncoder
-from radit_ray.stages.chunk import READ, ChunkConfig, ChunkWorker, chunk
+from radit_ray.stages.chunk import ChunkConfig, ChunkWorker, _read_whole, chunk
 from radit_ray.stages.embed import EmbedConfig, embed
 from radit_ray.stages.retrieve import RetrieveConfig, retrieve
 
@@ -317,8 +317,10 @@ def test_a_file_that_was_read_whole_is_known(tmp_path: Path) -> None:
     worker = ChunkWorker(config=config, corpus=str(tmp_path), output=output, committed=[])
     for number, file in enumerate([whole, str(broken)]):
         worker({"number": number, "file": file})
-    assert storage.list_files(f"{output}/{READ}") == ["00000"]
-    assert len(storage.list_files(f"{output}/committed")) == 3
+    names = [f"part-00000-0000{number}.parquet" for number in range(3)]
+    assert [f"{name}.json" for name in names] == storage.list_files(f"{output}/committed")
+    assert _read_whole(output, names) == {0}
+    assert _read_whole(output, names[:2]) == set()  # a shard was lost since
 
 
 def test_an_object_store_serves_as_well(chain: Chain, tmp_path: Path) -> None:
