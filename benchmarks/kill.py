@@ -310,15 +310,16 @@ def page(found: dict[str, Any]) -> str:
 
 class Log:
     """The rows so far, kept below the chain: a call that was cut off goes on behind them, with
-    rows of the same commit and words.
+    rows of the same command and commit (none where that is changed by hand).
     """
 
-    def __init__(self, folder: str) -> None:
-        made = measured_by("kill")
-        asked = hashlib.sha256(f"{made['commit']} {sys.argv[1:]}".encode()).hexdigest()[:8]
+    def __init__(self, script: str, folder: str) -> None:
+        made = measured_by(script)
+        asked = hashlib.sha256(f"{made['commit']} {made['command']}".encode()).hexdigest()[:8]
         self.file = f"{folder}/rows-{asked}.json"
         self.rows: list[dict[str, Any]] = []
-        self.kept = storage.read_json(self.file) if os.path.exists(self.file) else []
+        known = os.path.exists(self.file) and not made["commit"].endswith("-dirty")
+        self.kept = storage.read_json(self.file) if known else []
 
     def add(self, make: Callable[[], dict[str, Any]]) -> None:
         """The next row: the one that is kept, or a new one."""
@@ -327,6 +328,10 @@ class Log:
         print(json.dumps(self.rows[-1]), flush=True)
         if number >= len(self.kept):
             storage.write_json(self.file, self.rows)
+
+    def close(self) -> None:
+        """Forgets them once they are published: the same command measures anew."""
+        storage.remove(self.file)
 
 
 def publish(
@@ -349,11 +354,12 @@ def main() -> None:
     stages, folder = args.stages.split(","), str(Path(args.output).resolve())
     with cluster(head_cpus=2) as nodes:
         prepare(folder, stages, nodes)
-        log = Log(folder)
+        log = Log("kill", folder)
         for number, (stage, kind) in enumerate(plan(stages, args.kills)):
             chance = random.Random(args.seed * 1000 + number)
             log.add(functools.partial(kill_once, stage, kind, folder, nodes, chance))
     print(publish({"seed": args.seed, "rows": log.rows}, FILE, PAGE, page))
+    log.close()
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def main() -> None:
     args = parser.parse_args()
     stages = [name for name in args.stages.split(",") if name]
     folder = str(Path(args.output).resolve())
-    log = Log(folder)
+    log = Log("multinode", folder)
     for count in (int(part) for part in args.nodes.split(",") if part):
         with cluster(count - 1, head_cpus=1) as nodes:
             prepare(folder, [*stages, "score"], nodes)
@@ -272,6 +272,7 @@ def main() -> None:
     elif args.s3:
         found["s3"] = "S3 was left out: the extra `s3` is not installed."
     print(publish(found, FILE, PAGE, page))
+    log.close()
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ class Timeline(Watch):
         super().see(largest, together)
         store = psutil.disk_usage("/dev/shm").used - self.before
         committed = len(storage.list_files(f"{self.output}/committed"))
-        self.looks.append((committed, largest, together, store))
+        before = self.looks[-1][0] if self.looks else 0  # a finished stage drops its sidecars
+        self.looks.append((max(committed, before), largest, together, store))
 
     def peaks(self) -> dict[str, dict[str, int]]:
         """Bytes until half of the shards were committed, and over all."""
@@ -107,7 +108,8 @@ def measured(
         ray.shutdown()
     manifest = read_manifest(made.path)
     assert manifest is not None
-    found = {"stage": stage, "wall_s": wall_s, "shards": len(manifest["files"])}
+    shards = [file for file in manifest["files"] if file["name"].endswith((".parquet", ".faiss"))]
+    found = {"stage": stage, "wall_s": wall_s, "shards": len(shards)}
     found |= {"metrics": made.metrics, "cost": manifest["cost"], "peaks": seen.peaks()}
     found["load_average"] = os.getloadavg()[1]  # of the last 5 minutes: who else was at work
     storage.write_json(str(kept), found)

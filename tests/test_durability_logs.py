@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import kill, multinode
-from benchmarks.kill import KINDS, Progress, difference, plan, progress, repeated
+from benchmarks.kill import KINDS, Log, Progress, difference, plan, progress, repeated
 from benchmarks.publish import BELOW
+from benchmarks.streaming import Timeline
 from benchmarks.tiny_chain import EVERY, STAGES
 from radit_ray.data import artifacts, storage
 
@@ -131,3 +132,40 @@ def test_the_log_of_nodes_is_a_page_and_rows(tmp_path: Path) -> None:
     assert shown.endswith("S3 was left out.")
     assert os.path.exists(multinode.PAGE)
     assert os.path.exists(kill.PAGE)
+
+
+def test_a_log_goes_on_where_it_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {"commit": "c0ffee", "command": "python -m benchmarks.kill"}
+    monkeypatch.setattr(kill, "measured_by", lambda script: made | {"script": script})
+
+    def rows_of(*values: int) -> Log:
+        log = Log("kill", str(tmp_path))
+        for value in values:
+            log.add(lambda value=value: {"value": value})
+        return log
+
+    rows_of(1, 2)
+    again = rows_of(7, 8, 3)  # the first two are kept
+    assert [row["value"] for row in again.rows] == [1, 2, 3]
+    made["command"] += " --seed 1"
+    assert [row["value"] for row in rows_of(4).rows] == [4]
+    made["commit"] += "-dirty"
+    rows_of(5)
+    assert [row["value"] for row in rows_of(6).rows] == [6]
+    made.update({"commit": "c0ffee", "command": "python -m benchmarks.kill"})
+    again.close()
+    assert [row["value"] for row in rows_of(9).rows] == [9]
+
+
+def test_a_timeline_parts_the_first_half_from_the_whole(tmp_path: Path) -> None:
+    seen = Timeline(str(tmp_path))
+    for number, held in enumerate((10, 30, 20, 50)):
+        seen.see(held, 2 * held)
+        storage.write_json(f"{tmp_path}/committed/{number}.json", {})
+    storage.remove(f"{tmp_path}/committed")  # as `finish` does
+    seen.see(90, 100)
+    peaks = seen.peaks()
+    assert peaks["process"] == {"half": 30, "whole": 90}
+    assert peaks["together"] == {"half": 60, "whole": 100}

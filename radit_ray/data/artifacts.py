@@ -290,8 +290,15 @@ def write_parquet(table: pa.Table, file: str) -> None:
     """Vectors are written plain: nothing in them repeats, and a dictionary of all their numbers
     makes reading them four times as slow.
     """
-    plain = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
-    dictionary: bool | list[str] = True if len(plain) == table.num_columns else plain
+    lists = {
+        field.name: pa.types.is_fixed_size_list(field.type)
+        for field in table.schema
+        if pa.types.is_nested(field.type)
+    }
+    dictionary: bool | list[str] = True
+    if any(lists.values()):  # by the paths of the leaves
+        nested = [f"{name}.list.element" for name, vectors in lists.items() if not vectors]
+        dictionary = [*(name for name in table.column_names if name not in lists), *nested]
     pq.write_table(
         table, file, compression="zstd", use_dictionary=dictionary, write_page_checksum=True
     )

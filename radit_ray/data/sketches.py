@@ -73,8 +73,9 @@ class Sketches:
         shard_P = np.searchsorted(self.start_S, position_P, side="right") - 1
         found = np.empty((len(position_P), number), dtype=np.uint64)
         by_shard = np.argsort(shard_P, kind="stable")
-        shards, opens = np.unique(shard_P[by_shard], return_index=True)
-        for shard, here in zip(shards, np.split(by_shard, opens[1:]), strict=True):
+        shards, counts = np.unique(shard_P, return_counts=True)
+        for shard, last, count in zip(shards, np.cumsum(counts), counts, strict=True):
+            here = by_shard[last - count : last]
             found[here] = self.bands[shard][position_P[here] - self.start_S[shard], :number]
         return found
 

@@ -289,10 +289,10 @@ def local_copy(path: str) -> str:
         with target.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
-                temporary = target.with_suffix(".partial")
-                shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
-                temporary.unlink(missing_ok=True)
+                # a name of its own: a shared folder may not know locks
+                temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
                 for name in names:
                     remote.get(path, name, temporary / name[len(base) :].lstrip("/"))
-                os.rename(temporary, target)
+                with contextlib.suppress(OSError):  # nothing is there, or another one came first
+                    os.rename(temporary, target)
     return str(target)

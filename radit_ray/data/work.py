@@ -43,7 +43,7 @@ from radit_ray.data.integrity import redo
 from radit_ray.data.versions import versions
 
 FINGERPRINT = "{fingerprint}"  # in an output path: the artifact is named by what it holds
-ASKING = 32  # sidecars read at a time where each is a request of its own
+ASKING = 16  # sidecars read at a time where each is a request of its own
 IGNORED = ("identity.json", "manifest.json", ".lock", LINK)
 SCRATCH = ("committed/", "resume/")  # below an artifact: sidecars, state of an unfinished training
 # what a refused call leaves to be read, and the next one clears away: bad rows with the reasons

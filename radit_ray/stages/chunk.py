@@ -41,7 +41,7 @@ from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
 
 VERSION = 1
-READ = "resume/read"  # how many shards each file without bad rows has, once it was read whole
+READ = "resume/read"  # a name for each file that was read whole and has no bad row: number-shards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,8 +156,8 @@ class ChunkWorker:
             name = f"quarantine/{item['number']:05d}.jsonl"
             storage.write_bytes(storage.join(self.output, name), lines.encode())
         else:
-            name = storage.join(self.output, READ, f"{item['number']:05d}.json")
-            storage.write_json(name, {"shards": number + 1})
+            name = f"{item['number']:05d}-{number + 1}"
+            storage.write_bytes(storage.join(self.output, READ, name), b"")
         return {"bad_rows": len(bad)}
 
     def _commit(self, name: str, block: list[dict[str, Any]]) -> None:
@@ -192,13 +192,9 @@ def chunks_of(document: dict[str, Any], max_words: int) -> list[dict[str, str]]:
 
 def _read_whole(output: str, committed: Collection[str]) -> set[int]:
     """The numbers of the files that need not be read again: all their shards are (still) there."""
-    folder = storage.join(output, READ)
     there = collections.Counter(name.split("-")[1] for name in committed)
-    return {
-        int(name[:5])
-        for name in storage.list_files(folder)
-        if storage.read_json(storage.join(folder, name))["shards"] == there[name[:5]]
-    }
+    marks = (name.split("-") for name in storage.list_files(storage.join(output, READ)))
+    return {int(number) for number, shards in marks if int(shards) == there[number]}
 
 
 def _nothing_usable(corpus: str, output: str, results: list[dict[str, Any]]) -> str:

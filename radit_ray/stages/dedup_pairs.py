@@ -117,9 +117,11 @@ def compare(
         worker_bytes=66.0 * len(first_N),
     )
     pairs = pa.concat_tables([PAIRS.empty_table(), *(read_shard(path) for path in paths)])
+    columns = [pairs[name].to_numpy() for name in PAIRS.names]
+    del pairs  # `to_numpy` copies what lies in several pieces
     stats = [storage.read_json(sidecar_file(folder, name))["stats"] for name in names]
     counts = {name: int(sum(s[name] for s in stats)) for name in ("num_compared", "num_cut")}
-    return duplicates.keep_first(*(pairs[name].to_numpy() for name in PAIRS.names)), counts
+    return duplicates.keep_first(*columns), counts
 
 
 class CompareWorker:

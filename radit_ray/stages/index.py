@@ -269,14 +269,17 @@ class IndexWorker:
         config = self.config
         vectors = map(self._vectors, parts)
         first_ND = next(vectors)
+        width_1D = first_ND[:1].copy()
         count = sum(num_rows(storage.join(self.source, part)) for part in parts)
         # a flat or hnsw index has nothing to train, it only needs the width
-        sample_ND = self._sample(parts) if config.kind in TRAINED else first_ND[:1]
+        sample_ND = self._sample(parts) if config.kind in TRAINED else width_1D
         links = config.hnsw_links if config.kind == "hnsw" else config.pq_bytes
         built = faiss_shard.trained(
             config.kind, sample_ND, count, nlist=config.nlist, m=links, seed=config.seed
         )
-        for vectors_ND in itertools.chain([first_ND], vectors):
+        faiss_shard.add(built, first_ND)
+        del first_ND
+        for vectors_ND in vectors:
             faiss_shard.add(built, vectors_ND)
         return built
 

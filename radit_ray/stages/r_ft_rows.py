@@ -62,7 +62,8 @@ def prepare(config: RFtConfig, scored: Input, embeddings: Input, folder: str) ->
     width = 0
     with storage.atomic_file(storage.join(folder, "vectors.f16")) as name, open(name, "wb") as file:
         for table in iter_tables(embeddings, ["id", "embedding"]):
-            kept = table.filter(pa.array([name in wanted for name in table["id"].to_pylist()]))
+            chosen = [name in wanted for name in table["id"].to_pylist()]
+            kept = table.filter(pa.array(chosen, pa.bool_()))
             if not kept.num_rows:
                 continue
             vectors = vectors_of(kept)

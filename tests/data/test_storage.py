@@ -86,6 +86,11 @@ def test_workers_that_ask_together_share_one_download(monkeypatch: pytest.Monkey
     assert Path(copies[0]).read_bytes() == b"large"
 
 
+def test_a_copy_of_nothing_is_not_there() -> None:
+    """The reader that asked says what is missing."""
+    assert not Path(storage.local_copy(f"memory://nothing-{time.monotonic_ns()}/x")).exists()
+
+
 def test_a_copy_of_changed_content_is_another_copy() -> None:
     name = f"memory://copies-{time.monotonic_ns()}/x"
     storage.write_bytes(name, b"one")
