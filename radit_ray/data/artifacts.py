@@ -305,7 +305,8 @@ def write_parquet(table: pa.Table, file: str) -> None:
 
 
 def num_rows(path: str) -> int:
-    """The rows of a Parquet shard, from its footer."""
+    """The rows of a Parquet shard, from its footer; InputError as of `read_shard`."""
+    verify(path)
     with arrow_damage_named(path), storage.open_read(path) as stream:
         return int(pq.ParquetFile(stream).metadata.num_rows)
 

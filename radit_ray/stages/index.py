@@ -41,7 +41,6 @@ from radit_ray.data.work import Work
 from radit_ray.engines.references import retriever_input
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, map_shards
-from radit_ray.index_plan import bytes_per_chunk
 from radit_ray.models import faiss_shard, lexical
 from radit_ray.models.presets import LEXICAL
 
@@ -145,7 +144,7 @@ def index(
 
 
 def _builder_bytes(config: IndexConfig, source: Input, arguments: Mapping[str, Any]) -> float:
-    """What a worker holds at least: its shard of vectors and their parts, or all words."""
+    """What a worker holds: its shard of vectors (hnsw: and links) and some parts, or all words."""
     if "counted" in arguments:
         return WORD_BYTES * num_rows(arguments["counted"])
     if config.kind == LEXICAL:
@@ -153,14 +152,8 @@ def _builder_bytes(config: IndexConfig, source: Input, arguments: Mapping[str, A
     manifest = read_manifest(source.path)
     assert manifest is not None
     chunks, width = (float(manifest["metrics"][name]) for name in ("num_chunks", "dimension"))
-    size = bytes_per_chunk(
-        config.kind,
-        num_vectors=chunks / config.num_shards,
-        dimension=int(width),
-        pq_bytes=config.pq_bytes or int(width) // 8,
-        links=config.hnsw_links,
-    )
-    return chunks / config.num_shards * size + 2**30
+    links = 8.0 * config.hnsw_links if config.kind == "hnsw" else 0.0
+    return chunks / config.num_shards * (2 * width + links) + 2**30
 
 
 def count_words(
