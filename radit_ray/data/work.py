@@ -177,7 +177,7 @@ class Work(Generic[ConfigT]):
         """
         folder = storage.join(self.output, "committed")
         files = [storage.join(folder, name) for name in storage.list_files(folder)]
-        with ThreadPoolExecutor(ASKING if "://" in self.output else 1) as pool:
+        with ThreadPoolExecutor(1 if storage.is_local(self.output) else ASKING) as pool:
             found = list(pool.map(partial(committed_shard, self.output), files))
         return {sidecar["name"]: sidecar for sidecar in found if sidecar is not None}
 
