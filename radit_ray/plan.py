@@ -37,7 +37,7 @@ class Rates:
     training_flops_per_s: float
     search_bytes_per_s: float  # of vectors, in an exact search
     chunk_words_per_s: float = 2.0e5  # one CPU core
-    index_bytes_per_s: float = 7.0e7  # of vectors, built into a flat index; one CPU core (docs/scale.md)
+    index_bytes_per_s: float = 7.0e7  # of vectors, into a flat index; a core (docs/scale.md)
     start_s: float = 20.0  # of a stage: actors, and models loaded
     memory_bytes: float = 80e9
     price_per_hour: float = 0.0  # of one device, in any currency
