@@ -86,7 +86,7 @@ def text(report: dict[str, Any]) -> str:
     if len(tasks) == 2:  # one task is all of them
         tasks = {name: counts for name, counts in tasks.items() if name != "all"}
     table = [
-        [task, str(counts["num_questions"]), *(_share(counts[name]) for name in findings)]
+        [task, str(counts["num_questions"]), *(share(counts[name]) for name in findings)]
         for task, counts in tasks.items()
     ]
     lines = [text_table(["task", "questions", *(FOUND[name] for name in findings)], table, False)]
@@ -99,7 +99,8 @@ def text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _share(counted: dict[str, Any]) -> str:
+def share(counted: dict[str, Any]) -> str:
+    """A count and its share of those asked, as the table shows it."""
     if counted["share"] is None:
         return "-"
     return f"{counted['count']} ({100 * counted['share']:.1f}%)"
