@@ -88,6 +88,7 @@ def measure(num: int, folder: Path) -> dict[str, Any]:
         with Watch() as searching:
             started = time.perf_counter()
             opened = ShardedIndex.open(made.path)
+            opened.ready()
             open_s = time.perf_counter() - started
             queries = np.random.default_rng(1).standard_normal((QUERIES, WIDTH), np.float32)
             seconds = []

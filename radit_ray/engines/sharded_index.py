@@ -183,6 +183,7 @@ class ShardedIndex:
         vectors stay on disk. gpus: share of a GPU for each actor, which then searches there.
 
         The actors hold memory and no CPU share: they work while the query encoder waits for them.
+        Of a whole corpus nobody waits for them here: `ready` does.
         """
         source = artifact_input(path, "index")
         arguments = shard_arguments(source.path, nprobe=nprobe)
@@ -200,20 +201,21 @@ class ShardedIndex:
             shards = tuple(actor.remote(IndexShard, a) for a in arguments)
         else:
             shards = tuple(IndexShard(**a) for a in arguments)
-        if remote:
-            allowed = answers(ray.get([shard.run.remote("num_allowed") for shard in shards]))
-        else:
-            allowed = [shard.num_allowed() for shard in shards]
         rows = [a["shard"]["rows"] for a in arguments]
         return cls(
             shards=shards,
             starts=shard_starts(arguments),
             num_chunks=sum(rows),
-            num_allowed=sum(allowed),
+            # actors load while the workers that will ask them load an encoder
+            num_allowed=sum(rows if prefix is None else _allowed(shards, remote)),
             dimension=arguments[0]["dimension"],
             version=source.version,
             remote=remote,
         )
+
+    def ready(self) -> None:
+        """Waits until every shard is loaded; InputError says what is wrong with one."""
+        _allowed(self.shards, self.remote)
 
     def check(self, retriever: str) -> None:
         """InputError where a retriever of words would search vectors, or the other way round."""
@@ -267,6 +269,13 @@ class ShardedIndex:
             for (_, _, rows), chunks in zip(calls, found, strict=True)
             for position, row in zip(rows, chunks, strict=True)
         }
+
+
+def _allowed(shards: Sequence[Any], remote: bool) -> list[int]:
+    """How many chunks each shard can find, once it is loaded."""
+    if remote:
+        return answers(ray.get([shard.run.remote("num_allowed") for shard in shards]))
+    return [shard.num_allowed() for shard in shards]
 
 
 def merge_top_k(

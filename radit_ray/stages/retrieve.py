@@ -270,6 +270,8 @@ class RetrieveWorker:
         self.encoder = query_encoder(
             config.retriever, preset=config.preset, precision=config.precision, device=device
         )
+        for replica in replicas:
+            replica.ready()  # so that no question's seconds are those of a shard that loads
         self.meter = Meter(flops_per_token=self.encoder.flops_per_token)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
