@@ -2,6 +2,7 @@
 
 An exponent is the slope of log seconds over log size, so 1 is linear. Everything here can be linear
 or better but attention, which is quadratic in the length; at these lengths its share is small.
+Texts are of one length where their number is varied: twice as many are twice as many words.
 
     python -m benchmarks.growth [--quick]
 """
@@ -63,7 +64,7 @@ def paths(options: argparse.Namespace) -> Iterator[Path]:
         return lambda: decode_tokens(lm, [prompts])
 
     def training(num: int) -> Callable[[], Any]:
-        return LmFt(stand_ins.lm(shape), stand_ins.ranked_rows(num, k=3), "fp32").train
+        return LmFt(stand_ins.lm(shape), stand_ins.ranked_rows(num, k=3, spread=0.0), "fp32").train
 
     def tuning(num: int) -> Callable[[], Any]:
         folder = stand_ins.encoder("tiny" if small else "minilm")
@@ -71,11 +72,13 @@ def paths(options: argparse.Namespace) -> Iterator[Path]:
 
     def vocabulary(size: int) -> Callable[[], Any]:
         other = CausalLM.load(stand_ins.lm("tiny", vocabulary=size))
-        return scoring(stand_ins.ranked_rows(2, k=4), other)
+        return scoring(stand_ins.ranked_rows(2, k=4, spread=0.0), other)
 
     few = (8, 16, 32) if small else (32, 64, 128)
     yield Path(
-        name="embed, chunks", sizes=few, make=lambda n: embedding(stand_ins.texts(n, mean=60))
+        name="embed, chunks",
+        sizes=few,
+        make=lambda n: embedding(stand_ins.texts(n, mean=60, spread=0.0)),
     )
     yield Path(
         name="embed, words of a chunk",
@@ -85,16 +88,16 @@ def paths(options: argparse.Namespace) -> Iterator[Path]:
     yield Path(
         name="score, k",
         sizes=(2, 4, 8),
-        make=lambda k: scoring(stand_ins.ranked_rows(2, k=k, mean=60)),
+        make=lambda k: scoring(stand_ins.ranked_rows(2, k=k, mean=60, spread=0.0)),
     )
     yield Path(
         name="score, answer words",
         sizes=(4, 16, 64),
-        make=lambda n: scoring(stand_ins.ranked_rows(2, k=4, mean=60, answer_words=n)),
+        make=lambda n: scoring(stand_ins.ranked_rows(2, k=4, mean=60, spread=0.0, answer_words=n)),
     )
     yield Path(name="score, vocabulary", sizes=(8_000, 32_000, 128_000), make=vocabulary)
     yield Path(name="lm-ft, examples", sizes=(2, 4, 8), make=training)
-    yield Path(name="r-ft, queries", sizes=(16, 32, 64), make=tuning)
+    yield Path(name="r-ft, queries", sizes=(32, 64, 128), make=tuning)
     yield Path(name="search, chunks", sizes=(20_000, 40_000, 80_000), make=searching)
     yield Path(name="tokens, k", sizes=(2, 4, 8), make=decoding)
 

@@ -10,6 +10,7 @@ What stands outside the markers is prose and stays.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,21 @@ def write_below(file: Path, body: str) -> None:
 
 
 def measured_by(script: str) -> dict[str, Any]:
-    """How a result file of benchmarks/ came to be: this command, `commit`, hardware, versions."""
+    """How a result file of benchmarks/ came to be: this command, `commit`, hardware, versions. The
+    results that an earlier script wrote make no commit "-dirty".
+    """
     made = environment(" ".join([f"python -m benchmarks.{script}", *sys.argv[1:]]))
-    return {**made, "commit": made["versions"].get("commit", "")}
+    commit = made["versions"].get("commit", "")
+    if commit.endswith("-dirty") and not _code_differs():
+        commit = commit.removesuffix("-dirty")
+    return {**made, "commit": commit}
+
+
+def _code_differs() -> bool:
+    """Whether anything but results and pages differs from the commit."""
+    written = [f":(exclude){name}" for name in ("benchmarks/results", "docs", "README.md")]
+    command = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", ".", *written]
+    return subprocess.run(command, check=False).returncode != 0
 
 
 def between(text: str, name: str, body: str) -> str:

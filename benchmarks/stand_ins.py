@@ -69,10 +69,10 @@ def texts(num: int, *, mean: int = 90, spread: float = 0.6, seed: int = 0) -> li
 
 
 def ranked_rows(
-    num: int, *, k: int, mean: int = 120, answer_words: int = 2, seed: int = 0
+    num: int, *, k: int, mean: int = 120, spread: float = 0.6, answer_words: int = 2, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Questions with an answer and k chunks each, as `retrieve` leaves them."""
-    chunks = texts(num * k, mean=mean, seed=seed)
+    chunks = texts(num * k, mean=mean, spread=spread, seed=seed)
     questions = texts(num, mean=10, spread=0.2, seed=seed + 1)
     answers = texts(num, mean=answer_words + 4, spread=0.0, seed=seed + 2)
     rows = []
