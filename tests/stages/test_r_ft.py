@@ -187,6 +187,7 @@ def test_dev_numbers_and_facts(tuned: Artifact, chain: Chain) -> None:
     assert 0 <= tuned.metrics["entropy_r"] <= np.log(4)
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one(tuned: Artifact, chain: Chain, tmp_path: Path) -> None:
     two = Resources(num_workers=2, micro_batch=2)
     artifact = r_ft(

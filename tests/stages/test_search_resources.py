@@ -46,7 +46,8 @@ def test_vectors_on_disk_and_two_replicas_rank_alike(chain: Chain, tmp_path: Pat
         )
 
 
-@pytest.mark.parametrize("kind", ["ivf", pytest.param("sq", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ivf", "sq"])
 def test_an_approximate_index_on_disk_ranks_alike(chain: Chain, tmp_path: Path, kind: str) -> None:
     built = index(
         IndexConfig(kind=kind, num_shards=2, nlist=4 * (kind == "ivf")),
