@@ -23,7 +23,6 @@ import ray
 from benchmarks.memory import Watch
 from benchmarks.publish import ROOT, measured_by, write_below
 from radit_ray.data import storage
-from radit_ray.data.artifacts import read_manifest
 from radit_ray.data.tasks import data_folder
 from radit_ray.engines.connect import connect
 from radit_ray.engines.overlap import FOUND, OverlapConfig, overlap
@@ -62,8 +61,6 @@ def copies(root: str, folder: Path, num_docs: int) -> dict[str, Any]:
             wall_s = time.perf_counter() - started
     finally:
         ray.shutdown()
-    manifest = read_manifest(made.path)
-    assert manifest is not None
     found = {"num_docs": num_docs, "wall_s": wall_s, **made.metrics, "largest": seen.largest}
     found["load_average"] = os.getloadavg()[0]
     storage.write_json(str(kept), found)

@@ -38,17 +38,7 @@ HELP_S, STAGE_S = 0.5, 10.0
 HEAVY = ("transformers", "ray", "faiss", "pyarrow")
 
 
-def seconds(*command: str, repeats: int) -> float:
-    """The median wall seconds of a command."""
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *command], check=True, capture_output=True)
-        found.append(time.perf_counter() - start)
-    return median(found)
-
-
-def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
+def seconds(work: Callable[[], object], repeats: int = 3) -> float:
     """The median wall seconds of a call."""
     found = []
     for _ in range(repeats):
@@ -77,8 +67,8 @@ def bounds(folder: str) -> dict[str, str]:
     )
     # each has a process of its own: an idle one is not asked again
     task = ray.remote(max_calls=1)(load)
-    fit_s = seconds_of(lambda: trainer(run_config=RunConfig(storage_path=folder)).fit())
-    load_s = seconds_of(lambda: ray.get(task.remote(stand_ins.lm("tiny"))))
+    fit_s = seconds(lambda: trainer(run_config=RunConfig(storage_path=folder)).fit())
+    load_s = seconds(lambda: ray.get(task.remote(stand_ins.lm("tiny"))))
     told = (
         f"a training of Ray Train that does nothing takes {fit_s:.1f} s here, and a process that "
         f"loads a tiny LM {load_s:.1f} s, nearly all of it imports of torch and transformers; this "
@@ -94,7 +84,9 @@ def bounds(folder: str) -> dict[str, str]:
 def main() -> None:
     options = options_of(__doc__)
     results = Results("startup", options)
-    taken = seconds("-m", "radit_ray.cli", "--help", repeats=options.repeats)
+    asked = [sys.executable, "-m", "radit_ray.cli", "--help"]
+    run = functools.partial(subprocess.run, asked, check=True, capture_output=True)
+    taken = seconds(run, options.repeats)
     facts = {"ours": taken, "ratio": taken, "floor": HELP_S, "better": "lower", "unit": "s"}
     results.add(plain_row("start-up: radit --help", **facts))
     code = f"import sys, radit_ray.core; print(*set({HEAVY!r}) & set(sys.modules))"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import resource
 import threading
 import time
@@ -36,8 +35,6 @@ from radit_ray.data.work import Work
 from radit_ray.engines import checkpoints
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import num_workers
-
-POLL_S = "0.5"  # Ray Train's 2 s are waited for once more by every training that has ended
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +128,6 @@ def fit(
             "need a folder that all nodes share; use a path, or zero_stage 0"
         )
     storage.remove(storage.join(folder, "error.json"))
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={

@@ -135,10 +135,10 @@ def test_a_held_error_of_a_worker_holds_no_cpu(ray_cluster: None) -> None:
             raise ZeroDivisionError(item["number"])
 
     items = [{"number": number} for number in range(4)]
-    with pytest.raises(ray.exceptions.RayTaskError, match="ZeroDivisionError") as held:
+    with pytest.raises(ray.exceptions.RayTaskError) as held:
         map_shards(Broken, {}, items, resources=Resources(), label="broken", unit="item")
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.2)
-    assert held.value is not None
+    assert "ZeroDivisionError" in str(held.value)  # what the worker said is still there
