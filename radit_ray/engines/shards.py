@@ -101,22 +101,11 @@ def map_shards(
         num_gpus=resources.gpus_per_worker or None,
     )
     results = []
-    try:
-        for packed in progress(pool.iter_rows(), total=len(items), label=label, unit=unit):
-            row = json.loads(packed["row"])
-            if "errno" in row:
-                _raise_row(row)
-            results.append(row)
-    except Exception as error:
-        # Whoever holds the error (a notebook does) would hold Ray Data's executor with its
-        # traceback, and so the actors' CPUs: the next training would wait for them without a word.
-        # What the worker said is in the error's text, Ray Data's own way there in its log.
-        del pool
-        held: BaseException | None = error
-        while held is not None:
-            held.__traceback__ = None
-            held = held.__cause__ or held.__context__
-        raise error
+    for packed in progress(pool.iter_rows(), total=len(items), label=label, unit=unit):
+        row = json.loads(packed["row"])
+        if "errno" in row:
+            _raise_row(row)
+        results.append(row)
     return results
 
 

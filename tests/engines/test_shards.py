@@ -7,19 +7,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import ray
 
 from radit_ray.core.errors import InputError
 from radit_ray.data.artifacts import commit_shard
-from radit_ray.engines.resources import Resources
 from radit_ray.engines.sharded_index import IndexShard
-from radit_ray.engines.shards import Guard, answers, map_shards
+from radit_ray.engines.shards import Guard, answers
 from radit_ray.stages.chunk import ChunkConfig, ChunkWorker
 
 TOLD = {errno.EIO: "storage failed 5 times"}  # as data.remote says it
@@ -125,20 +122,3 @@ def test_a_file_that_is_read_again_keeps_its_chunk_shards(tmp_path: Path) -> Non
     ChunkWorker(**arguments)(item)
     assert files[1].exists()
     assert [file.stat().st_mtime_ns for file in (files[0], files[2])] == before
-
-
-def test_a_held_error_of_a_worker_holds_no_cpu(ray_cluster: None) -> None:
-    """A notebook keeps the last error; the next stage must not wait for the failed one's actors."""
-
-    class Broken:
-        def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-            raise ZeroDivisionError(item["number"])
-
-    items = [{"number": number} for number in range(4)]
-    with pytest.raises(ray.exceptions.RayTaskError) as held:
-        map_shards(Broken, {}, items, resources=Resources(), label="broken", unit="item")
-    deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
-        assert time.monotonic() < deadline, ray.available_resources()
-        time.sleep(0.2)
-    assert "ZeroDivisionError" in str(held.value)  # what the worker said is still there
