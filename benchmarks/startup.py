@@ -75,7 +75,7 @@ def bounds(folder: str) -> dict[str, str]:
         "stage starts "
     )
     return {
-        "lm-ft": f"{told}three, one after the other: for tokens, training, export",
+        "lm-ft": f"{told}two, one after the other: for tokens, and training",
         "r-ft": f"{told}two, one after the other: for what it trains on, and training",
         "retrieve": f"{told}two at once: a shard of the index, the query encoder",
     }

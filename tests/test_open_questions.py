@@ -24,10 +24,11 @@ from radit_ray.data.world import WorldConfig, make_world, write_world
 from radit_ray.engines.answering import METRICS, SCORE
 from radit_ray.engines.variants import TRUNCATION
 from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
-from radit_ray.open_questions.base import Job, answer, compared, share_artifacts
+from radit_ray.open_questions.base import Job, answer, share_artifacts
 from radit_ray.open_questions.command import run as command
+from radit_ray.open_questions.contrasts import compared, power
 from radit_ray.recipes import Recipe, demo, override, own
-from radit_ray.report.open_questions import conclusion, page, plots
+from radit_ray.report.open_questions import contrasts_table, page, plots, power_table, verdict
 
 WORLD = WorldConfig(num_known=9, num_train=3, num_dev=2, num_eval=7, num_distractors=3, num_noise=2)
 
@@ -283,10 +284,73 @@ def test_a_contrast_carries_its_power_and_a_verdict() -> None:
     assert large["power"]["by_seed"] == pytest.approx(means)
     assert large["diff"] == pytest.approx(sum(means) / 3)
     assert (large["power"]["num_groups"], large["power"]["num_seeds"]) == (20, 3)
-    assert conclusion(large) == "better"
-    assert conclusion(large, "lower") == "worse"
-    assert conclusion(none) == "no difference found"
+    assert large["power"]["trained"]
+    assert verdict(large["power"], ("more", "less")) == "more"
+    assert none["power"]["p"] > 0.05
     assert none["power"]["detectable"] < 0.5
+
+
+SAID = {
+    "num_groups": 40,
+    "num_seeds": 3,
+    "num_differing": 20,
+    "trained": True,
+    "low": 0.01,
+    "high": 0.05,
+    "worth": 0.02,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "better"),
+        ({"low": -0.05, "high": -0.03}, "worse"),
+        ({"high": 0.015}, "better, less than is worth finding"),
+        ({"low": -0.03}, "undecided"),
+        ({"low": -0.01, "high": 0.01}, "no difference worth finding"),
+        ({"low": -0.01, "high": 0.01, "worth": None}, "undecided"),
+        ({"num_seeds": 1}, "better (one training)"),
+        ({"num_seeds": 1, "trained": False}, "better"),
+        ({"num_groups": 9}, "too few subjects"),
+        ({"num_differing": 5}, "5 subjects differ"),
+        ({"num_differing": 0, "low": 0.0, "high": 0.0}, "no subject differs"),
+        ({"num_differing": None}, "better"),
+    ],
+)
+def test_a_verdict_says_why_nothing_can_be_said(changes: dict[str, Any], told: str) -> None:
+    assert verdict({**SAID, **changes}, ("better", "worse")) == told
+
+
+def test_of_one_subject_nothing_is_said() -> None:
+    """Its interval would have no width; JSON has no infinity."""
+    table = [{**row, "group": "the only one"} for row in noisy(1, 0.5)]
+    found = power([table], [noisy(2, 0.1)], "em", trained=False)
+    assert found["low"] is found["high"] is found["detectable"] is found["p"] is None
+    assert verdict(found, ("better", "worse")) == "too few subjects"
+    contrasts = {"a-minus-b": {"em": {"diff": 0.4, "power": found}}}
+    assert "too few subjects" in power_table(contrasts)
+    assert "| a - b | - |" in contrasts_table(contrasts, ("em",))
+
+
+def test_a_cycle_helps_where_it_beats_both_its_start_and_as_many_steps() -> None:
+    def cell(diff: float, p: float, size: float) -> dict[str, Any]:
+        return {"nll": {"diff": diff, "power": {"p": p, "low": diff - size, "high": diff + size}}}
+
+    found = {
+        "cycle-2-base-minus-cycle-1": cell(-0.5, 0.001, 0.2),
+        "cycle-2-base-minus-single-2": cell(-0.4, 0.02, 0.3),
+        "cycle-2-previous-minus-cycle-1": cell(-0.5, 0.001, 0.2),
+        "cycle-2-previous-minus-single-2": cell(0.3, 0.001, 0.1),  # worse than as many steps
+    }
+    claims = cycles.claims(found, 2)
+    assert claims["cycle-2-base"] == {"p": 0.02, "adjusted": 0.04, "verdict": "helps"}
+    worse = {"p": 1.0, "adjusted": 1.0, "verdict": "no gain worth finding"}
+    assert claims["cycle-2-previous"] == worse
+    found["cycle-2-previous-minus-single-2"] = cell(-0.3, 0.3, 0.6)
+    assert cycles.claims(found, 2)["cycle-2-previous"]["verdict"] == "undecided"
+    found["cycle-2-base-minus-single-2"] = cell(-0.4, 0.03, 0.3)  # 0.03 of two claims is too much
+    assert cycles.claims(found, 2)["cycle-2-base"]["verdict"] == "undecided"
 
 
 def results_of(name: str, **fields: Any) -> dict[str, Any]:
@@ -311,7 +375,8 @@ def cycle_results() -> dict[str, Any]:
     steps = {n: [{"lm_ft": 6, "r_ft": 4, "kept": [[3, 2]]}] * 2 for n in names}
     noise = {name: cycles.seed_noise(tables[name]) for name in names}
     fields = {name: measured[name] for name in ("num_questions", "variants", "contrasts")}
-    return results_of("oq3", **fields, steps=steps, seed_noise=noise)
+    claims = cycles.claims(measured["contrasts"], 2)
+    return results_of("oq3", **fields, claims=claims, steps=steps, seed_noise=noise)
 
 
 def test_a_page_holds_what_its_data_file_holds_and_prose_stays(tmp_path: Path) -> None:
@@ -331,7 +396,8 @@ def test_a_page_holds_what_its_data_file_holds_and_prose_stays(tmp_path: Path) -
     assert body in text
     assert "old" not in text.partition(BELOW)[2].split()
     cell = first["contrasts"]["cycle-2-base-minus-single-2"]["em"]
-    assert f"{cell['diff']:+.3f} [{cell['low']:+.3f}" in body
+    assert f"{cell['diff']:+.3f} [{cell['power']['low']:+.3f}" in body
+    assert first["claims"]["cycle-2-base"]["verdict"] in body
     assert f"{cell['power']['detectable']:.3f}" in body
     (folder / "oq3.md").write_text("no marker")
     with pytest.raises(ValueError, match="lacks the line"):

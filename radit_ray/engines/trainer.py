@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import math
 import resource
 import threading
@@ -99,11 +100,13 @@ def fit(
     work: Work[Any],
     resources: Resources,
     label: str,
+    export: Callable[[str], None],
     worker_bytes: float = 0,
 ) -> dict[str, Any]:
-    """Trains on Ray Train and returns the result: best step, its dev metrics, history, cost;
-    weights in `checkpoints.best_weights`.
+    """Trains on Ray Train and returns the result: best step, its dev metrics, history, cost.
 
+    `export` gets the file of the best step's weights ("": the base weights), in rank 0's process,
+    where nothing of the training is left in memory: another process would import torch again.
     InputError where workers do not fit or the task refuses its input. A lost worker restarts the
     group from the last checkpoint.
     """
@@ -136,7 +139,8 @@ def fit(
             "loop": loop,
             "resources": resources,
             "label": label,
-            "folder": folder,
+            "output": work.output,
+            "export": export,
             "fingerprint": work.identity["fingerprint"],
         },
         scaling_config=ScalingConfig(
@@ -198,10 +202,16 @@ def _workers(loop: Loop, resources: Resources, worker_bytes: float) -> tuple[int
 
 def _worker(config: dict[str, Any]) -> None:
     """One training worker; an InputError becomes a file that the driver raises."""
+    output, export = config["output"], config.pop("export")
+    folder = storage.join(output, "resume")
     try:
-        _train(**config)
+        result = _train(**config)
+        if result:
+            gc.collect()  # models hold cycles, and the export loads the model a second time
+            export(checkpoints.best_weights(output, result["best"]))
+            storage.write_json(storage.join(folder, "result.json"), result)
     except InputError as error:
-        storage.write_json(storage.join(config["folder"], "error.json"), {"error": str(error)})
+        storage.write_json(storage.join(folder, "error.json"), {"error": str(error)})
 
 
 def _train(
@@ -210,9 +220,11 @@ def _train(
     loop: Loop,
     resources: Resources,
     label: str,
-    folder: str,
+    output: str,
     fingerprint: str,
-) -> None:
+) -> dict[str, Any]:
+    """All steps, from the last checkpoint on; on rank 0 the result, on others nothing."""
+    folder = storage.join(output, "resume")
     context = ray_train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray_train.torch.get_device() if resources.gpus_per_worker else torch.device("cpu")
@@ -266,16 +278,16 @@ def _train(
             storage.write_json(
                 storage.join(folder, "progress.json"), {"step": state.step, "loss": loss}
             )
-    if rank == 0:
-        cost = {
-            "device_s": state.seconds * world,
-            "tokens": state.tokens,
-            "flops": state.tokens * task.flops_per_token,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "num_workers": world,
-        }
-        result = {"best": state.best, "history": state.history, "cost": cost}
-        storage.write_json(storage.join(folder, "result.json"), result)
+    if rank:
+        return {}
+    cost = {
+        "device_s": state.seconds * world,
+        "tokens": state.tokens,
+        "flops": state.tokens * task.flops_per_token,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "num_workers": world,
+    }
+    return {"best": state.best, "history": state.history, "cost": cost}
 
 
 def _badness(metrics: dict[str, float], step: int, select_by: str) -> float:

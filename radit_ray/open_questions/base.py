@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_ray.core.errors import InputError
-from radit_ray.core.power import detectable, questions_needed, spread, standard_error
 from radit_ray.data import storage
 from radit_ray.data.artifacts import Artifact, read_manifest
 from radit_ray.data.examples import read_examples
@@ -29,9 +28,6 @@ from radit_ray.data.rows import seeded_order
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.measuring import (
     Rows,
-    check_contrast,
-    mean_over_seeds,
-    measure,
     read_predictions,
 )
 from radit_ray.engines.variants import Variant
@@ -42,9 +38,6 @@ from radit_ray.stages.evaluate import evaluate
 
 STORE = "../../artifacts"  # relative to <output>/<recipe>/<what>
 SHARD = 64  # questions of one evaluated shard: what a kill repeats at most, for each worker
-# differences worth changing a habit for: what the power section says how many questions it takes
-WORTH = {"em": 0.02, "f1": 0.02, "nll": 0.1, "share": 0.05}
-SHARED = ("closed-book", "replug", "replug-5shot")  # variants that no training seed decides
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,74 +165,6 @@ def predictions(made: Artifact, names: Iterable[str]) -> dict[str, Rows]:
     return {name: read_predictions(made.path, name) for name in names}
 
 
-# --- numbers ---
-
-
-def compared(
-    tables: Mapping[str, Sequence[Rows]], contrasts: Sequence[str], recipe: Recipe
-) -> dict[str, Any]:
-    """What `measure` says of the mean over seeds, and for each contrast `power`: the spread over
-    subjects and seeds, what it would find, and how many questions WORTH would take.
-
-    tables: {name: one table a seed}, or one table of what no seed decides; of other tasks than the
-    recipe's nothing is counted.
-    """
-    config = recipe.evaluate
-    if config.tasks:
-        tables = {
-            name: [[row for row in table if row["task"] in config.tasks] for table in found]
-            for name, found in tables.items()
-        }
-    result = measure(
-        {name: mean_over_seeds(found) for name, found in tables.items()},
-        contrasts=contrasts,
-        num_samples=config.bootstrap,
-        seed=config.seed,
-    )
-    del result["articles"], result["tasks"]
-    for contrast in contrasts:
-        a, b = check_contrast(contrast, tables)
-        for metric, cell in result["contrasts"][contrast].items():
-            cell["power"] = power(tables[a], tables[b], metric)
-    return result
-
-
-def power(a: Sequence[Rows], b: Sequence[Rows], metric: str) -> dict[str, Any]:
-    """Of one metric's paired differences, one table a seed on either side (or one for all):
-    `by_seed`, the standard error over subjects and seeds, `detectable`, and `needed` questions.
-    """
-    seeds = max(len(a), len(b))
-    pairs = list(zip(_each(a, seeds), _each(b, seeds), strict=True))
-    by_id = [({r["id"]: r for r in x}, {r["id"]: r for r in y}) for x, y in pairs]
-    kept = [
-        row
-        for row in pairs[0][0]
-        if all(
-            row["id"] in side and side[row["id"]][metric] is not None
-            for sides in by_id
-            for side in sides
-        )
-    ]
-    diff_SB = [[x[r["id"]][metric] - y[r["id"]][metric] for r in kept] for x, y in by_id]
-    found = spread(diff_SB, [row["group"] for row in kept])
-    worth = WORTH.get(metric)
-    return {
-        "by_seed": [sum(row) / len(row) for row in diff_SB],
-        "num_questions": found.num_questions,
-        "num_groups": found.num_groups,
-        "num_seeds": found.num_seeds,
-        "variance": {"groups": found.groups, "seeds": found.seeds, "rest": found.rest},
-        "standard_error": standard_error(found),
-        "detectable": detectable(found),
-        "worth": worth,
-        "needed": questions_needed(found, worth) if worth else None,
-    }
-
-
-def _each(tables: Sequence[Rows], count: int) -> Sequence[Rows]:
-    return list(tables) * count if len(tables) == 1 else tables
-
-
 # --- cost ---
 
 
@@ -306,7 +231,7 @@ def answer(
     result goes to <output>/<recipe>/<name>.json with what was made anew for it.
     """
     before = _before(job, name)
-    run = trained(dataclasses.replace(job, recipe=_first_seed(job.recipe)))[0]
+    run = trained(dataclasses.replace(job, recipe=first_seed(job.recipe)))[0]
     unit, pairs = unit_costs(run), untrained(job, run)
     each = sum(unit.get(n, 0.0) for n in ("lm-ft", "it", "score", "r-ft", "retrieve-tuned"))
     lines = [("pair of another seed", float(pairs), each + unit["evaluate"]), *estimate(job, run)]
@@ -347,7 +272,8 @@ def _before_file(job: Job, name: str) -> str:
     return storage.join(job.folder, f".{name}-before.json")
 
 
-def _first_seed(recipe: Recipe) -> Recipe:
+def first_seed(recipe: Recipe) -> Recipe:
+    """The recipe with the first of its training seeds alone."""
     return dataclasses.replace(recipe, seeds=recipe.seeds[:1])
 
 

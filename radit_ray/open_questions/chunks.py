@@ -20,18 +20,17 @@ from radit_ray.engines.measuring import Rows, questions_cut
 from radit_ray.engines.variants import ENSEMBLES, Variant
 from radit_ray.open_questions.base import (
     SHARD,
-    SHARED,
     Job,
     Lines,
     answered,
     asked,
     asking,
-    compared,
     predictions,
     tokens_of,
     trained,
     unit_costs,
 )
+from radit_ray.open_questions.contrasts import SHARED, compared
 from radit_ray.runs import Run
 
 PAPER = 10  # chunks at most in the paper

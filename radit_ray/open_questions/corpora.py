@@ -24,16 +24,15 @@ from radit_ray.data import storage
 from radit_ray.data.world import World, WorldConfig, make_world, write_world
 from radit_ray.engines.faithfulness import read_answers
 from radit_ray.open_questions.base import (
-    SHARED,
     Job,
     Lines,
     answered,
     asking,
-    power,
     tokens_of,
     trained,
     unit_costs,
 )
+from radit_ray.open_questions.contrasts import SHARED, power
 from radit_ray.runs import Run
 
 CHANGED = 0.5  # share of facts that the second snapshot changes: as many changed as unchanged
@@ -265,13 +264,18 @@ def _contrasts(
             for name in OUTCOMES
             if (tables := found.get((lm, "new")))
         }
+        # of what did not change corpus and memory say the same
+        names = {"corpus": "right" if category == "known-unchanged" else "corpus"}
+        names["memory"] = "memory"
         pairs = [((lm, "corpus"), ("replug", "corpus")) for lm in LMS if lm != "replug"]
+        pairs.append((("radit", "corpus"), ("lm-ft", "corpus")))
         if category == "known-changed":
             pairs += [((lm, "corpus"), (lm, "memory")) for lm in LMS]
         for a, b in pairs:
             if a in rows and b in rows:
-                measured = power(rows[a], rows[b], "share")
-                label = f"{a[0]} {a[1]} - {b[0]} {b[1]}"
+                trained = not (a[0] in SHARED and b[0] in SHARED)
+                measured = power(rows[a], rows[b], "share", trained=trained)
+                label = f"{a[0]} {names[a[1]]} - {b[0]} {names[b[1]]}"
                 made.append({"category": category, "contrast": label, **measured})
     return made
 

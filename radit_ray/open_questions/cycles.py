@@ -16,21 +16,16 @@ from typing import Any
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_manifest
 from radit_ray.engines.measuring import Rows, read_predictions
-from radit_ray.open_questions.base import (
-    Job,
-    Lines,
-    compared,
-    runs_of,
-    tokens_of,
-    trained,
-    unit_costs,
-)
+from radit_ray.open_questions.base import Job, Lines, runs_of, tokens_of, trained, unit_costs
+from radit_ray.open_questions.contrasts import WORTH, compared, of_tasks
+from radit_ray.open_questions.power import holm
 from radit_ray.recipes import Recipe
 from radit_ray.runs import Run
 
 NUM_CYCLES = 3
 INITS = ("base", "previous")
 KEPT = ("radit",)  # variants of the further runs
+DECIDES = "nll"  # the metric of the claims: exact match is near its ceiling after one cycle
 
 
 def more_cycles(job: Job, num_cycles: int = NUM_CYCLES) -> dict[str, Any]:
@@ -63,8 +58,13 @@ def more_cycles(job: Job, num_cycles: int = NUM_CYCLES) -> dict[str, Any]:
         "num_questions": measured["num_questions"],
         "variants": measured["variants"],
         "contrasts": measured["contrasts"],
+        "claims": claims(measured["contrasts"], num_cycles),
         "steps": steps,
-        "seed_noise": {name: seed_noise(found) for name, found in tables.items() if len(found) > 1},
+        "seed_noise": {
+            name: seed_noise(of_tasks(found, job.recipe))
+            for name, found in tables.items()
+            if len(found) > 1
+        },
     }
 
 
@@ -76,6 +76,30 @@ def contrasts(num_cycles: int) -> list[str]:
             made.append(f"cycle-{number}-{init}-minus-cycle-1")
             made.append(f"cycle-{number}-{init}-minus-single-{number}")
         made.append(f"single-{number}-minus-cycle-1")
+    return made
+
+
+def claims(found: Mapping[str, Any], num_cycles: int) -> dict[str, dict[str, Any]]:
+    """{cycle: p, adjusted, verdict}: does it help? Decided on the answer's NLL before any number
+    was seen: a cycle helps where it beats both cycle 1 and the single pass of as many steps, the
+    larger p of the two, adjusted by Holm over all cycles and starts.
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for number in range(2, num_cycles + 1):
+        for init in INITS:
+            name = f"cycle-{number}-{init}"
+            pair = [
+                found[f"{name}-minus-{other}"][DECIDES] for other in ("cycle-1", f"single-{number}")
+            ]
+            known = all(cell["power"]["p"] is not None for cell in pair)
+            lower = known and all(cell["diff"] < 0 for cell in pair)
+            p = max(cell["power"]["p"] for cell in pair) if lower else 1.0
+            small = known and any(-cell["power"]["low"] < WORTH[DECIDES] for cell in pair)
+            made[name] = {"p": p, "small": small}
+    for claim, adjusted in zip(made.values(), holm([c["p"] for c in made.values()]), strict=True):
+        small = claim.pop("small")
+        told = "helps" if adjusted < 0.05 else "no gain worth finding" if small else "undecided"
+        claim |= {"adjusted": adjusted, "verdict": told}
     return made
 
 
@@ -141,8 +165,8 @@ def check_equal(steps: Mapping[str, Sequence[Mapping[str, Any]]], number: int) -
 
 
 def seed_noise(tables: Sequence[Rows]) -> dict[str, dict[str, float]]:
-    """{metric: how far the means of two seeds are apart, root mean square and most} over all pairs:
-    what a cycle must exceed to be more than another draw.
+    """{metric: how far the means of two seeds are apart, root mean square and most} over all pairs
+    of single trainings. To look at: the contrasts' intervals weigh seeds themselves.
     """
     found = {}
     for metric in ("em", "f1", "nll", "recall@1"):

@@ -18,7 +18,8 @@ from radit_ray.engines.answering import METRICS, SCORE
 from radit_ray.engines.measuring import KEYS, Rows, read_predictions
 from radit_ray.engines.references import model_bytes
 from radit_ray.engines.variants import TRUNCATION
-from radit_ray.open_questions.base import SHARED, Job, Lines, compared, runs_of, unit_costs
+from radit_ray.open_questions.base import Job, Lines, runs_of, unit_costs
+from radit_ray.open_questions.contrasts import SHARED, compared
 from radit_ray.runs import Run
 
 GAINS = {  # name -> what is held against what

@@ -32,13 +32,15 @@ from radit_ray.open_questions.base import (
     Lines,
     answered,
     asking,
-    compared,
+    first_seed,
     looking,
     predictions,
+    seeds_of,
     tokens_of,
     trained,
     unit_costs,
 )
+from radit_ray.open_questions.contrasts import compared
 from radit_ray.runs import Run
 
 KINDS = ("both", "new only", "old only")  # which corpus contains the answer
@@ -93,11 +95,12 @@ def check(pairs: Sequence[Pair] = PAIRS) -> None:
 
 
 def page_versions(job: Job, pairs: Sequence[Pair] = PAIRS) -> dict[str, Any]:
-    """{"pairs": [...]}: of each its counts, metrics and contrasts new - old."""
-    run = trained(job)[0]
+    """{"pairs": [...]}: of each its counts, metrics and contrasts new - old; of the first seed."""
+    first = first_seed(job.recipe)
+    run = trained(dataclasses.replace(job, recipe=first))[0]
     every = dataclasses.replace(run.recipe.evaluate, tasks=())
     run = looking(run, evaluate=every)
-    return {"pairs": [_look(job, run, pair) for pair in pairs]}
+    return {"seeds": seeds_of(first), "pairs": [_look(job, run, pair) for pair in pairs]}
 
 
 def _data(name: str) -> str:

@@ -17,6 +17,9 @@ Results = Mapping[str, Any]
 METRICS = ("em", "f1", "nll", "recall@1")
 JUDGED = ("em", "nll")  # whose contrasts get words
 LOWER = ("nll",)  # smaller is better
+QUALITY, GAINS, SHARES = ("better", "worse"), ("gains more", "gains less"), ("more", "less")
+FEW_SUBJECTS = 10  # with fewer, or with fewer that differ at all, an interval is not to be trusted
+FEW_DIFFERING = 6  # five of five on one side are what a fair coin does once in 16
 
 
 def page(name: str, files: Mapping[str, Results]) -> str:
@@ -42,12 +45,21 @@ def _spent(results: Results) -> str:
 
 
 def contrasts_table(contrasts: Mapping[str, Any], metrics: Sequence[str] = METRICS) -> str:
-    """Paired differences with intervals over subjects."""
+    """Paired differences with intervals over subjects and training seeds."""
     rows = [
-        [_plain(name), *(difference_text(cells.get(metric)) for metric in metrics)]
+        [_plain(name), *(difference_text(_weighed(cells.get(metric))) for metric in metrics)]
         for name, cells in contrasts.items()
     ]
     return text_table(["contrast (detectable)", *metrics], rows, True) if rows else ""
+
+
+def _weighed(cell: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """A difference with the interval that weighs seeds too; None of a single subject."""
+    if cell is None or cell["power"]["low"] is None:
+        return None
+    found = cell["power"]
+    numbers = {"low": found["low"], "high": found["high"], "mde": found["detectable"]}
+    return {"diff": cell["diff"], **numbers}
 
 
 def power_table(contrasts: Mapping[str, Any], metrics: Sequence[str] = JUDGED) -> str:
@@ -57,36 +69,60 @@ def power_table(contrasts: Mapping[str, Any], metrics: Sequence[str] = JUDGED) -
         for metric in metrics:
             if metric in cells:
                 found = cells[metric]["power"]
-                verdict = conclusion(cells[metric], "lower" if metric in LOWER else "higher")
-                rows.append([_plain(name), metric, *_power_cells(found), verdict])
-    head = ["power", "metric", "questions / subjects / seeds", "by seed", "standard error"]
-    head += ["detectable", "worth finding", "questions for that", "verdict"]
+                words = GAINS if ".gain-" in name else QUALITY
+                told = verdict(found, words[::-1] if metric in LOWER else words)
+                rows.append([_plain(name), metric, *_power_cells(found), told])
+    head = ["power", "metric", *_POWER, "verdict"]
     return text_table(head, rows, True) if rows else ""
 
 
+_POWER = ("questions / subjects / seeds", "by seed", "p", "worth finding", "questions that takes")
+
+
 def _power_cells(found: Mapping[str, Any]) -> list[str]:
-    """Sizes, differences by seed, standard error, detectable, worth, needed."""
+    """_POWER: sizes, differences by seed, p, worth, questions needed."""
     sizes = [found[name] for name in ("num_questions", "num_groups", "num_seeds")]
-    needed = found["needed"]
     return [
         " / ".join(map(str, sizes)),
         ", ".join(f"{value:+.3f}" for value in found["by_seed"]),
-        f"{found['standard_error']:.4f}",
-        f"{found['detectable']:.3f}",
+        p_text(found["p"]),
         "-" if found["worth"] is None else f"{found['worth']:g}",
-        "none would do: the seeds differ by more" if needed is None else f"{needed:,}",
+        _needed(found),
     ]
 
 
-def conclusion(cell: Mapping[str, Any], better: str = "higher") -> str:
-    """ "better", "worse", or "no difference found": the interval over subjects and 1.96 standard
-    errors over subjects and seeds must both leave out 0.
+def p_text(p: float | None) -> str:
+    """Three digits, or that it is smaller."""
+    return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _needed(found: Mapping[str, Any]) -> str:
+    """Questions that show what is worth finding, or why none do."""
+    if found["worth"] is None:
+        return "-"
+    if found["needed"] is not None:
+        return "enough" if found["needed"] <= found["num_questions"] else f"{found['needed']:,}"
+    seeds = found["seeds_needed"]
+    return "none: the seeds differ by more" if seeds is None else f"none: {seeds} seeds or more"
+
+
+def verdict(found: Mapping[str, Any], words: Sequence[str]) -> str:
+    """What a difference says: `words` (above 0, below 0) where the 95% interval over subjects and
+    seeds leaves out 0, whether it can be as large as is worth finding, or why nothing is said.
     """
-    size = 1.959964 * cell["power"]["standard_error"]
-    low, high = min(cell["low"], cell["diff"] - size), max(cell["high"], cell["diff"] + size)
+    if found["num_groups"] < FEW_SUBJECTS:
+        return "too few subjects"
+    differing = found["num_differing"]
+    if differing is not None and differing < FEW_DIFFERING:
+        return f"{differing or 'no'} subject{'s' * (differing > 1)} differ{'s' * (differing < 2)}"
+    low, high, worth = found["low"], found["high"], found["worth"]
+    small = worth is not None and -worth < low and high < worth
     if low <= 0 <= high:
-        return "no difference found"
-    return "better" if (cell["diff"] > 0) == (better == "higher") else "worse"
+        told = "no difference worth finding" if small else "undecided"
+    else:
+        told = words[0 if low > 0 else 1] + (", less than is worth finding" if small else "")
+    alone = found["trained"] and found["num_seeds"] == 1
+    return f"{told} (one training)" if alone else told
 
 
 def _plain(name: str) -> str:
@@ -110,9 +146,9 @@ def _chunks(results: Results) -> Iterator[str]:
     yield text_table(["pair", "ensemble", "k", "em", "f1", "nll", "questions cut"], rows, True)
     ks = [str(k) for k in results["config"]["ks"]]
     rows = [[name, *(f"{found[k]:.3f}" for k in ks)] for name, found in results["recall"].items()]
-    yield "A right chunk among the first k, by query encoder:"
+    yield "A right chunk among the first k, by query encoder (first seed):"
     yield text_table(["encoder", *ks], [row for row in rows if len(row) > 1], True)
-    yield "Cost of one question, each k answered by itself:"
+    yield "Cost of one question (first seed), each k answered by itself:"
     rows = [
         [c["ensemble"], str(c["k"]), f"{c['device_s']:.3f}", f"{c['tokens']:.0f}"]
         for c in results["cost"]
@@ -134,7 +170,7 @@ def _bound(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         ratio = spent["bounded"]["device_s"] / max(1e-9, spent["all"]["device_s"])
         shown = [difference_text(cells.get(metric)) for metric in ("em", "f1", "nll")]
         rows.append([str(entry["k"]), str(entry["num_questions"]), *shown, f"{ratio:.2f}"])
-    yield "`max_answers` 16 minus all answers scored:"
+    yield "`max_answers` 16 minus all answers scored (first seed, intervals over subjects):"
     yield text_table(["k", "questions", "em", "f1", "nll", "worker s, ratio"], rows, True)
 
 
@@ -160,22 +196,18 @@ def _corpora(results: Results) -> Iterator[str]:
         [
             found["category"],
             found["contrast"],
-            f"{sum(found['by_seed']) / len(found['by_seed']):+.3f}",
+            difference_text(_weighed({"diff": _mean(found["by_seed"]), "power": found})),
             *_power_cells(found),
-            _verdict(found),
+            verdict(found, SHARES),
         ]
         for found in results["contrasts"]
     ]
-    head = ["facts", "with the new corpus: share of", "difference", "questions / subjects / seeds"]
-    head += ["by seed", "standard error", "detectable", "worth finding", "questions for that", ""]
+    head = ["facts", "with the new corpus: share of", "difference (detectable)", *_POWER, "verdict"]
     yield text_table(head, rows, True)
 
 
-def _verdict(found: Mapping[str, Any]) -> str:
-    diff = sum(found["by_seed"]) / len(found["by_seed"])
-    if abs(diff) <= 1.959964 * found["standard_error"]:
-        return "no difference found"
-    return "more" if diff > 0 else "less"
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _share_table(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
@@ -195,7 +227,7 @@ def _share_table(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> st
 def _versions(entry: Mapping[str, Any]) -> Iterator[str]:
     pair, chunks, kinds = entry["pair"], entry["chunks"], entry["kinds"]
     yield (
-        f"### {pair['name']}\n\n{pair['note'].capitalize()}. {entry['pages']} pages, "
+        f"### {pair['name']}\n\n{pair['note'][:1].upper()}{pair['note'][1:]}. {entry['pages']} pages, "
         f"{chunks['old']} and {chunks['new']} chunks of them in corpora of {chunks['corpus']} "
         f"chunks each. {entry['named']} questions name a page; the answer stands "
         f"in both versions for {kinds['both']} of those asked, in the newer alone for "
@@ -231,6 +263,13 @@ def _cycles(results: Results) -> Iterator[str]:
         rows.append([name, str(found[0]["lm_ft"]), str(found[0]["r_ft"]), kept])
     yield "Optimiser steps in all, and the steps that dev kept (lm-ft/r-ft of each cycle; by seed):"
     yield text_table(["trained as", "lm-ft", "r-ft", "kept"], rows, True)
+    if results["claims"]:
+        rows = [
+            [name, p_text(c["p"]), p_text(c["adjusted"]), c["verdict"]]
+            for name, c in results["claims"].items()
+        ]
+        yield "Does a cycle help? (NLL; the rule stands above)"
+        yield text_table(["trained as", "p", "adjusted", "verdict"], rows, True)
     if results["seed_noise"]:
         metrics = list(next(iter(results["seed_noise"].values())))
         rows = [

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -37,10 +38,9 @@ from radit_ray.data.artifacts import (
     read_manifest,
 )
 from radit_ray.data.work import Work
-from radit_ray.engines.checkpoints import best_weights, load_trained
+from radit_ray.engines.checkpoints import load_trained
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.shards import call
 from radit_ray.engines.trainer import Loop, fit, show_finished
 from radit_ray.models.batches import (
     answer_logits,
@@ -137,6 +137,7 @@ def lm_ft(
         loop_fields = {f.name for f in dataclasses.fields(Loop)}
         values = {k: getattr(work.config, k) for k in loop_fields}
         arguments = {"config": work.config, "tokens": tokens, "resources": resources}
+        record = _record(config, inputs["ranked"])
         result = fit(
             LmFtTask,
             arguments,
@@ -144,11 +145,9 @@ def lm_ft(
             work,
             resources,
             label,
+            partial(export_model, work.config, output=work.output, record=record),
             worker_bytes=TRAINING_BYTES * model_bytes(config.lm) + 2**30,
         )
-        record = _record(config, inputs["ranked"])
-        weights = best_weights(work.output, result["best"])
-        call(export_model, work.config, weights, work.output, record, resources=resources)
         storage.write_json(storage.join(work.output, "history.json"), result["history"])
         dev = [entry["dev"] for entry in result["history"] if "dev" in entry]
         losses = [entry["loss"] for entry in result["history"] if "loss" in entry]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,7 +36,7 @@ from radit_ray.data.artifacts import (
     read_shard,
 )
 from radit_ray.data.work import Work
-from radit_ray.engines.checkpoints import best_weights, load_trained
+from radit_ray.engines.checkpoints import load_trained
 from radit_ray.engines.references import (
     local_model,
     preset_name,
@@ -152,9 +153,8 @@ def r_ft(
             "facts": facts,
             "resources": resources,
         }
-        result = fit(RFtTask, arguments, loop, work, resources, "r-ft")
-        weights = best_weights(work.output, result["best"])
-        call(export_encoder, work.config, weights, work.output, resources=resources)
+        export = partial(export_encoder, work.config, output=work.output)
+        result = fit(RFtTask, arguments, loop, work, resources, "r-ft", export)
         storage.write_json(storage.join(work.output, "history.json"), result["history"])
         dev = [entry["dev"] for entry in result["history"] if "dev" in entry]
         metrics = {
