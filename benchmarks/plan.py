@@ -35,7 +35,7 @@ from radit_ray.report.table import text_table
 from radit_ray.runs import Run
 
 FILE = ROOT / "benchmarks" / "results" / "plan.json"
-FLOOR = 2.0  # factor by which a stage's time may be off, either way
+FLOOR = 1.2  # factor by which a stage's time may be off, either way
 WHAT = {"wall_s": "s", "device_s": "s", "flops": "FLOPs", "bytes": "bytes"}
 SCALES = {"quarter": 0.25, "half": 0.5, "whole": 1.0}  # of the demo's subjects, steps, examples
 

@@ -338,8 +338,8 @@ def joined(arguments: Sequence[str], name: str = "--set") -> list[str]:
 def _sweep(arguments: Sequence[str]) -> None:
     """`radit sweep KIND RECIPE`: the recipe with one thing, or several, changed."""
     from radit_ray.recipes import RECIPES
+    from radit_ray.sweep_checks import KINDS
     from radit_ray.sweep_commands import SweepArgs, sweep
-    from radit_ray.sweeps import KINDS
 
     usage = f"usage: radit sweep KIND RECIPE [OPTIONS], RECIPE one of: {', '.join(RECIPES)}"
     if not arguments or arguments[0] in ("-h", "--help"):

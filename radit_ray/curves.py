@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
@@ -22,7 +23,7 @@ from radit_ray.stages.dedup import dedup
 from radit_ray.stages.embed import embed
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
 from radit_ray.stages.index import index
-from radit_ray.stages.retrieve import RetrieveConfig, retrieve
+from radit_ray.stages.retrieve import retrieve
 
 ROLES = ("replug", "it-retrieval", "lm-ft", "r-ft", "radit")  # variants that are shown chunks
 TUNED = ("r-ft", "radit")  # those of the tuned query encoder
@@ -39,6 +40,8 @@ class Curve:
 
     kind: str = ""  # "chunks" (k_infer), "corpus" (documents searched), "snapshot" (corpora)
     values: tuple[str, ...] = ()
+    # of "snapshot": questions whose answers are those of each date, "" = the recipe's own
+    examples: tuple[str, ...] = ()
 
     def check(self) -> None:
         """InputError on an unknown kind, or values that are none of it."""
@@ -68,8 +71,9 @@ class View:
 
     @property
     def label(self) -> str:
-        """What is appended to a variant's name."""
-        return "@" + ",".join(str(value).replace("/", "-") for value in self.values.values())
+        """What is appended to a variant's name; of a path its digest, since names are folders."""
+        shown = "@" + ",".join(map(str, self.values.values()))
+        return f"@{sha256(shown.encode()).hexdigest()[:12]}" if "/" in shown else shown
 
 
 def views(run: Run, curve: Curve) -> list[View]:
@@ -81,7 +85,8 @@ def views(run: Run, curve: Curve) -> list[View]:
     k = run.recipe.k_infer
     if curve.kind == "snapshot":
         found = []
-        for corpus in curve.values:
+        dated = curve.examples or ("",) * len(curve.values)
+        for corpus, examples in zip(curve.values, dated, strict=True):
             chunks = run.artifact(chunk, run.recipe.chunk, corpus=corpus).path
             if run.recipe.deduplicate:
                 chunks = run.artifact(dedup, run.recipe.dedup, chunks=chunks).path
@@ -89,7 +94,7 @@ def views(run: Run, curve: Curve) -> list[View]:
             if not run.lexical:
                 embeddings = run.artifact(embed, run.recipe.embed, chunks=chunks).path
             indexed = run.artifact(index, run.recipe.index, embeddings=embeddings).path
-            base, tuned = _ranked(run, indexed, k=k)
+            base, tuned = _ranked(run, indexed, examples, k=k)
             found.append(View(values={"corpus": corpus}, base=base, tuned=tuned, k=k))
         return found
     found = []
@@ -110,26 +115,26 @@ def _gold_known(run: Run) -> bool:
     return any(row["gold_ids"] for row in rows if row["split"] == run.recipe.evaluate.split)
 
 
-def _ranked(run: Run, indexed: str, **changes: Any) -> tuple[str, str]:
+def _ranked(run: Run, indexed: str, examples: str = "", **changes: Any) -> tuple[str, str]:
     """Ranked rows of the evaluated split by the base and by the tuned query encoder ("" without
-    one), searched as `changes` say.
+    one), searched as `changes` say; `examples`: a file of that split instead of the run's own.
     """
+    split = run.recipe.evaluate.split
+    if examples:  # it has no train split that others could be cut from
+        examples, whole = f"{split}={examples}", {"dev_share": 0.0, "eval_share": 0.0}
+        changes = {**whole, **changes}
     tuned = bool(run.done and run.done[-1].retriever)
     configs = [run.recipe.retrieve, *([run.done[-1].retrieve()] if tuned else [])]
     made = [
         run.artifact(
             retrieve,
-            _for_view(config, run.recipe.evaluate.split, changes),
-            examples=run.recipe.examples,
+            dataclasses.replace(config, corpus_examples=0, splits=(split,), **changes),
+            examples=examples or run.recipe.examples,
             index=indexed,
         ).path
         for config in configs
     ]
     return made[0], made[1] if len(made) > 1 else ""
-
-
-def _for_view(config: RetrieveConfig, split: str, changes: dict[str, Any]) -> RetrieveConfig:
-    return dataclasses.replace(config, corpus_examples=0, splits=(split,), **changes)
 
 
 def answer_views(run: Run, found: Sequence[View]) -> dict[str, Rows]:

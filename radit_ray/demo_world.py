@@ -47,17 +47,23 @@ def demo_inputs(recipe: Recipe, output: str) -> Recipe:
     return dataclasses.replace(recipe, corpus=str(paths["corpus"]), examples=examples)
 
 
-def dated_corpora(config: WorldConfig, output: str, values: Sequence[str]) -> tuple[str, ...]:
-    """Corpora to sweep over: "1" and "2", both where nothing is given, are the world's two dates;
-    what is no number is a corpus by its path.
+def dated_corpora(
+    config: WorldConfig, output: str, values: Sequence[str], split: str = "eval"
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Corpora to sweep over, and for each the questions of `split` with the answers of its date:
+    "1" and "2", both where nothing is given, are the world's two dates; what is no number is a
+    corpus by its path, asked the recipe's own questions ("").
     """
-    found = []
+    found, dated = [], []
     for value in values or ("1", "2"):
+        questions = ""
         if value.isdigit():
             place = os.path.join(output, "world", f"snapshot-{value}")
-            value = str(write_world(config, place, snapshot=int(value))["corpus"])
+            paths = write_world(config, place, snapshot=int(value))
+            value, questions = str(paths["corpus"]), str(paths[split])
         found.append(value)
-    return tuple(found)
+        dated.append(questions)
+    return tuple(found), tuple(dated)
 
 
 def _world_lm_record(lm: str) -> dict[str, Any]:

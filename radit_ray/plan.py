@@ -26,6 +26,7 @@ TOKENS_PER_WORD = 1.35  # WordPiece and BPE, English
 COMPRESSION = 0.45  # zstd on text in Parquet
 QUERY_BATCH = 512  # queries that read the vectors together
 ADAM_BYTES = 16  # a parameter under AdamW in fp32: weights, gradient, two moments
+MAY_BE_0 = ("start_s", "price_per_hour")  # of Rates
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -126,9 +127,16 @@ def read_rates(file: str) -> Rates:
 
 
 def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) -> list[StagePlan]:
-    """Every stage of one cycle, in order. InputError where there is no device."""
+    """Every stage of one cycle, in order. InputError where there is no device, and on sizes and
+    rates that are none.
+    """
     if num_devices < 1:
         raise InputError(f"num_devices={num_devices}, expected 1 or more")
+    for given in (sizes, rates):
+        for name, value in dataclasses.asdict(given).items():
+            least = "0 or more" if name in MAY_BE_0 else "more than 0"
+            if not (value > 0 or (value == 0 and name in MAY_BE_0)) or not math.isfinite(value):
+                raise InputError(f"{name}={value} of {type(given).__name__}, expected {least}")
     chunk_tokens = TOKENS_PER_WORD * sizes.words_per_chunk
     query_tokens = TOKENS_PER_WORD * sizes.question_words
     text_bytes = sizes.num_chunks * sizes.words_per_chunk * BYTES_PER_WORD

@@ -44,7 +44,8 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     from radit_ray.recipes import override, recipe_named
     from radit_ray.report.sweeps import page, render
     from radit_ray.report.writing import write_report
-    from radit_ray.sweeps import DEFAULTS, Sweep, check_sweep, run_sweep
+    from radit_ray.sweep_checks import check_sweep
+    from radit_ray.sweeps import DEFAULTS, Sweep, run_sweep
 
     recipe = recipe_named(recipe_name)
     changes = commands.changes_of(recipe, args)
@@ -54,13 +55,16 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     recipe = override(recipe, changes)
     whole = commands.prepared(recipe, args.output)
     values = _parts(args.values or DEFAULTS.get(kind, ""))
+    dated: tuple[str, ...] = ()
     if kind == "snapshot" and recipe.name == "demo" and not recipe.corpus:
-        values = dated_corpora(recipe.world, args.output, values)
+        split = whole.evaluate.split
+        values, dated = dated_corpora(recipe.world, args.output, values, split)
     made = Sweep(
         kind=kind,
         recipe=whole,
         output=args.output,
         values=_named(kind, recipe, values),
+        dated=dated,
         space=read_space(args.space),
         objectives=_objectives(args.objective),
         sampler=args.sampler,

@@ -14,48 +14,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import itertools
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from radit_ray.core.errors import InputError, check_bounds, nearest
-from radit_ray.curves import CURVES, ROLES, Curve
+from radit_ray.core.errors import InputError
+from radit_ray.curves import CURVES, Curve
 from radit_ray.data import storage
-from radit_ray.data.artifacts import fingerprint_of
+from radit_ray.data.artifacts import fingerprint_of, finished_artifacts, spent
 from radit_ray.data.examples import read_examples
 from radit_ray.data.readers import list_corpus_files
-from radit_ray.engines.answering import METRICS
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.references import model_input, num_parameters, retriever_input
-from radit_ray.engines.study import Choices, Space, Study, check_stopper
+from radit_ray.engines.study import Choices, Space, Study
 from radit_ray.engines.sweep import Watch, check_parallel, run_study, trial_resources
-from radit_ray.engines.tracking import check_trackers
-from radit_ray.recipe_checks import check_recipe
-from radit_ray.recipes import Recipe, override
+from radit_ray.recipes import Recipe
 from radit_ray.runs import Run
 from radit_ray.stages.chunk import chunk
-from radit_ray.trials import SPEED, Trial, digest_of, trial_name
+from radit_ray.sweep_checks import check_sweep
+from radit_ray.trials import Trial, digest_of, trial_name
 
-KINDS = {  # kind -> what its --values are
-    "chunks": "numbers of chunks shown, k_infer",
-    "corpus": "numbers of documents searched, nested parts of the corpus",
-    "snapshot": "corpora, each embedded and searched by the same tuned pair (demo: 1,2, its dates)",
-    "cycles": "alternations of the two fine-tunings",
-    "lms": "base LMs",
-    "retrievers": "base retrievers",
-    "custom": "(none: give --space field=value,value,...)",
-}
 FIELDS = {"cycles": "cycles", "lms": "lm", "retrievers": "retriever"}
 DEFAULTS = {"chunks": "0,1,3,5,10,20,50,100", "cycles": "0,1,2,3"}
 # dev metrics by which a trial is stopped early. R-ft's lie above LM-ft's whatever they are, so that
 # a trial's best look is always one of the training at hand
 WATCHED = {"lm-ft": "-nll", "r-ft": "mrr"}
-MAX_SEED = 40_000  # engines.study multiplies it, and samplers take 32 bits
-CHECKED = 500  # combinations of a space that are looked at one by one before any work
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +51,7 @@ class Sweep:
     recipe: Recipe  # complete: corpus, examples and models are given
     output: str
     values: tuple[str, ...] = ()  # of the kind, see KINDS
+    dated: tuple[str, ...] = ()  # of "snapshot": a file of questions for each value, "" = as it is
     space: Space = dataclasses.field(default_factory=dict)  # further fields of the recipe
     objectives: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"radit.em": "max"})
     sampler: str = "grid"
@@ -86,70 +72,9 @@ class Sweep:
 
     def curve(self) -> Curve | None:
         """What is changed within a trial."""
-        return Curve(kind=self.kind, values=self.values) if self.kind in CURVES else None
-
-
-def check_sweep(sweep: Sweep) -> None:
-    """What can be told before any work; InputError."""
-    if sweep.kind not in KINDS:
-        raise InputError(f"unknown sweep {sweep.kind!r}{nearest(sweep.kind, KINDS)}")
-    if sweep.kind == "custom":
-        if sweep.values or not sweep.space:
-            raise InputError("a custom sweep takes --space field=value,value,... and no --values")
-    elif not sweep.values:
-        raise InputError(f"a {sweep.kind} sweep needs --values: {KINDS[sweep.kind]}")
-    check_bounds(sweep, {"seed": (0, MAX_SEED), "num_trials": (0, None)})
-    if len(set(sweep.values)) != len(sweep.values):
-        raise InputError(f"--values {','.join(sweep.values)} holds a value twice; give it once")
-    if not sweep.recipe.examples:
-        raise InputError("a sweep measures answers; give --examples")
-    curve = sweep.curve()
-    if curve is not None:
-        curve.check()
-        if not set(sweep.recipe.variants) & set(ROLES):
-            raise InputError(f"a {sweep.kind} sweep needs one of the variants {', '.join(ROLES)}")
-    check_trackers(sweep.trackers)
-    space = sweep.whole_space()
-    _check_stopping(sweep)
-    for name in CURVES.get(sweep.kind, ()):
-        if name in space:
-            raise InputError(
-                f"--space {name}: a {sweep.kind} sweep changes it itself; use --values"
-            )
-    for values in _combinations(space):
-        check_recipe(override(sweep.recipe, values))
-    variants = [v for v in sweep.recipe.variants if curve is None or v in ROLES]
-    metrics = [*METRICS, *([] if curve else [SPEED])]
-    for name in sweep.objectives:
-        variant, _, metric = name.rpartition(".")
-        if variant not in variants or metric not in metrics:
-            raise InputError(
-                f"objective {name!r}, expected VARIANT.METRIC such as radit.em with a variant of "
-                f"{', '.join(variants)} and a metric of {', '.join(metrics)}"
-            )
-
-
-def _combinations(space: Space) -> list[dict[str, Any]]:
-    """What a space is checked by: all combinations of a few choices, else each value by itself."""
-    fields = {
-        name: field.values if isinstance(field, Choices) else (field.low, field.high)
-        for name, field in space.items()
-    }
-    whole = all(isinstance(field, Choices) for field in space.values())
-    if whole and math.prod(map(len, fields.values())) <= CHECKED:
-        points = itertools.product(*fields.values())
-        return [dict(zip(fields, point, strict=True)) for point in points]
-    return [{name: value} for name, values in fields.items() for value in values]
-
-
-def _check_stopping(sweep: Sweep) -> None:
-    check_stopper(sweep.stop_early, sweep.objectives)
-    if sweep.stop_early and sweep.kind != "custom":
-        raise InputError(
-            f"--stop-early in a {sweep.kind} sweep, whose every point is wanted; it is for custom"
-        )
-    if sweep.stop_early and not sweep.recipe.cycles and "cycles" not in sweep.space:
-        raise InputError("--stop-early with cycles=0: there is no training to stop")
+        if self.kind not in CURVES:
+            return None
+        return Curve(kind=self.kind, values=self.values, examples=self.dated)
 
 
 def run_sweep(sweep: Sweep) -> dict[str, Any]:
@@ -197,8 +122,8 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
 
 
 def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
-    """InputError where a value asks for more than the corpus has; cut into chunks, which all trials
-    share, it says how much that is.
+    """InputError where a value asks for more than the corpus has, or for a part of it that holds
+    fewer chunks than are shown; cut into chunks, which all trials share, it says how much that is.
     """
     sizes = {"corpus": "num_documents", "chunks": "num_chunks"}
     if sweep.kind not in sizes or "corpus" in sweep.space:
@@ -206,6 +131,13 @@ def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
     # "auto" and seeds play no part in it: the artifact is the one that the trials read
     made = Run(recipe, sweep.output).artifact(chunk, recipe.chunk, corpus=recipe.corpus)
     count = made.metrics[sizes[sweep.kind]]
+    least = min(map(int, sweep.values))
+    chunks = made.metrics["num_chunks"] / max(1, made.metrics["num_documents"]) * least
+    if sweep.kind == "corpus" and chunks < recipe.k_infer:
+        raise InputError(
+            f"value '{least}' of a corpus sweep: about {chunks:.0f} chunks, fewer than the "
+            f"k_infer={recipe.k_infer} that are shown; give larger --values"
+        )
     for value in sweep.values:
         if int(value) > count:
             what = sizes[sweep.kind].removeprefix("num_")
@@ -223,15 +155,25 @@ def _about(sweep: Sweep) -> dict[str, Any]:
     shares = {name: getattr(recipe.retrieve, name) for name in ("seed", "dev_share", "eval_share")}
     examples = read_examples(recipe.examples, **shares)
     corpora = [recipe.corpus, *(sweep.values if sweep.kind == "snapshot" else ())]
+    dated = [fingerprint_of(read_examples(f"eval={file}")) for file in sweep.dated if file]
+    space = sweep.whole_space()
+
+    def swept(name: str) -> Sequence[str]:
+        field = space.get(name)
+        return field.values if isinstance(field, Choices) else (getattr(recipe, name),)
+
     return {
         "output": storage.absolute(sweep.output),
         "kind": sweep.kind,
         "values": list(sweep.values),
         "recipe": plain,
         "examples": fingerprint_of(examples),
+        "dated": dated,
         "corpus": [_stamp(corpus) for corpus in corpora],
-        "lm": model_input(recipe.lm, what="lm").fingerprint,
-        "retriever": retriever_input(recipe.retriever, recipe.preset).fingerprint,
+        "lm": [model_input(lm, what="lm").fingerprint for lm in swept("lm")],
+        "retriever": [
+            retriever_input(name, recipe.preset).fingerprint for name in swept("retriever")
+        ],
     }
 
 
@@ -279,6 +221,7 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
         "seeds": list(sweep.recipe.seeds) or [sweep.recipe.lm_ft.seed],
         "points": [point for record in records for point in record["points"]],
         "trials": [{name: record[name] for name in ("values", "metrics")} for record in records],
+        "stages": spent(finished_artifacts(storage.join(sweep.output, "artifacts"))),
         "best": study.best(),
         "failed": study.given_up,
         "parameters": _sizes([record["values"] for record in records]),

@@ -6,6 +6,7 @@ trial.json (points and metrics), and the metrics that the study may be told.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,6 +23,7 @@ from radit_ray.recipes import Recipe, override
 from radit_ray.runs import merge_seeds, seeded
 
 SPEED = "s_per_question"  # of a variant: device seconds
+UNTRAINED = ("closed-book", "replug", "replug-5shot")
 UNTUNED = {"lm-ft": "replug", "r-ft": "replug", "radit": "replug"}  # what they are without a cycle
 
 
@@ -46,7 +48,8 @@ class Trial:
         last point, with wall_s, each variant's s_per_question, and a note where variants are left
         out.
         """
-        os.chdir(self.folder)
+        with contextlib.suppress(FileNotFoundError):  # of a driver on another node
+            os.chdir(self.folder)
         recipe = override(self.recipe, values)
         folder = storage.join(self.output, trial_name(self.study, values))
         runs, found = [], []
@@ -64,6 +67,7 @@ class Trial:
         left_out = [name for name in recipe.variants if name in R_FT]
         note = f"no {', no '.join(left_out)}: {NO_R_FT}" if left_out and runs[0].lexical else ""
         for point in made:
+            point["variants"] = _with_untuned(recipe, point["variants"])
             point["values"] = {**values, **point["values"]}
             point.update({"note": note} if note else {})
         metrics = _flat(made[-1])
@@ -85,10 +89,22 @@ def _untuned(recipe: Recipe) -> dict[str, str]:
 
 def _point(recipe: Recipe, results: Mapping[str, Any]) -> dict[str, Any]:
     """A finished run as one point, its values still to be filled in."""
-    given = results["variants"]
-    missing = {name: given[other] for name, other in _untuned(recipe).items() if other in given}
-    kept = {name: results[name] for name in ("num_questions", "contrasts")}
-    return {"values": {}, **kept, "variants": {**given, **missing}}
+    kept = {name: results[name] for name in ("num_questions", "contrasts", "variants")}
+    return {"values": {}, **kept}
+
+
+def _with_untuned(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A point's variants, and what tuned ones are without a cycle."""
+    untuned = _untuned(recipe)
+    return {**given, **{name: given[other] for name, other in untuned.items() if other in given}}
+
+
+def measured_variants(recipe: Recipe) -> list[str]:
+    """The variants that a trial of the recipe has numbers of."""
+    if recipe.cycles:
+        return [n for n in recipe.variants if not (n in R_FT and recipe.retriever == LEXICAL)]
+    base = [name for name in recipe.variants if name in UNTRAINED]
+    return base + [name for name, other in _untuned(recipe).items() if other in base]
 
 
 def _speeds(recipe: Recipe, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -20,7 +20,7 @@ FLOORS = ("core", "data", "models", "engines", "stages", "serving", "report")
 TOP = {"cli", "cli_results", "commands", "cycles", "demo_world", "options", "pairs", "pipeline"}
 TOP |= {"curves", "overlap_command", "recipe_checks", "sweeps", "sweep_commands", "trials"}
 TOP |= {"challenge", "few_shot", "harness", "index_plan", "plan", "recipes"}
-TOP |= {"runs", "suite_commands", "suites"}
+TOP |= {"runs", "suite_commands", "suites", "sweep_checks"}
 ABOVE = {"open_questions"}  # a folder of whole runs, as the modules of TOP
 FRAMEWORKS = {"transformers", "sentence_transformers", "peft", "faiss", "deepspeed"}
 # floor -> what it may import of ours; what it may never import; what its import may not even load

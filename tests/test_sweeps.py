@@ -25,7 +25,9 @@ from radit_ray.engines.study import Choices, Range
 from radit_ray.recipe_checks import check_recipe
 from radit_ray.recipes import Recipe, override, own
 from radit_ray.report.sweeps import page, render
-from radit_ray.sweeps import Sweep, check_sweep, in_order, run_sweep
+from radit_ray.sweep_checks import check_sweep
+from radit_ray.sweeps import Sweep, in_order, run_sweep
+from radit_ray.trials import measured_variants
 
 SETTINGS = {
     **tiny.SETTINGS,
@@ -93,6 +95,37 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
             {**CUSTOM, "space": {"lm_ft.steps": Range(1.5, 3.0)}},
             "lm_ft.steps=1.5, expected a value",
         ),
+        (  # contradictory as a whole: some trials could not be run
+            {
+                **CUSTOM,
+                "space": {"retrieve.k": Choices(("2", "9")), "lm_ft.k_train": Range(1, 9)},
+                "sampler": "tpe",
+                "num_trials": 3,
+            },
+            "lm_ft.k_train=9 must not exceed retrieve.k=2",
+        ),
+        ({**CUSTOM, "space": {"world.num_noise": Choices(("0", "60"))}}, "inputs are made once"),
+        ({**CUSTOM, "space": {"snapshot": Choices(("1", "2"))}}, "inputs are made once"),
+        ({**CUSTOM, "space": {"r_ft.lr": Choices(("1e-4", "0.0001"))}}, "are the same value"),
+        ({**CUSTOM, "sampler": "tp"}, "unknown sampler 'tp'"),
+        ({**CUSTOM, "num_trials": 3}, "num_trials=3 with --sampler grid"),
+        (
+            {"kind": "cycles", "values": ("0", "1"), "objectives": {"lm-ft.em": "max"}}
+            | {"space": {"variants": Choices(("lm-ft",))}},
+            "with cycles=0, .* there is no lm-ft; choose one of another recipe",
+        ),
+        (
+            {"values": ("3", "0"), "objectives": {"radit.recall@1": "max"}},
+            "where no chunk is shown there is no recall@1",
+        ),
+        (
+            {
+                **CUSTOM,
+                "stop_early": "median",
+                "objectives": {"radit.s_per_question": "min"},
+            },
+            "are stopped by their quality on dev",
+        ),
         ({"stop_early": "median"}, "in a chunks sweep, whose every point is wanted"),
         (
             {
@@ -141,6 +174,20 @@ def test_combinations_that_fit_each_other_are_accepted(recipe: Recipe, tmp_path:
     check_sweep(sweep_of(recipe, str(tmp_path), **{**CUSTOM, "space": space}))
 
 
+def test_without_a_cycle_tuned_variants_are_the_untuned_pair(recipe: Recipe) -> None:
+    """Those that are trained for a comparison are nothing then, nor is R-ft with BM25."""
+    names = "closed-book,replug,it,lm-ft,radit"
+    both = override(recipe, {"variants": names, "contrasts": ""})
+    assert measured_variants(both) == names.split(",")
+    untuned = override(both, {"cycles": "0"})
+    assert measured_variants(untuned) == ["closed-book", "replug", "lm-ft", "radit"]
+    assert measured_variants(override(untuned, {"retriever": "bm25"})) == [
+        *("closed-book", "replug", "lm-ft"),
+    ]
+    assert measured_variants(override(untuned, {"variants": "it,lm-ft,radit"})) == []
+    assert "radit" not in measured_variants(override(both, {"retriever": "bm25"}))
+
+
 def test_trials_are_listed_by_their_values_whatever_was_tried_first() -> None:
     space = {"x": Choices(("b", "a")), "lr": Range(1e-5, 1e-3, log=True), "k": Range(1, 20)}
     listed = [("b", 1e-5, 3), ("b", 1e-5, 12), ("b", 2e-4, 1), ("a", 9e-6, 2), ("a", 1e-3, 2)]
@@ -152,14 +199,20 @@ def test_trials_are_listed_by_their_values_whatever_was_tried_first() -> None:
 
 def test_the_demo_sweeps_over_the_dates_of_its_world(tmp_path: Path) -> None:
     config = WorldConfig(num_known=4, num_train=6, num_dev=2, num_eval=6, num_distractors=2)
-    both = dated_corpora(config, str(tmp_path), ())
+    both, questions = dated_corpora(config, str(tmp_path), ())
     texts = [Path(corpus).read_text() for corpus in both]
+    asked = [[json.loads(row) for row in Path(file).read_text().splitlines()] for file in questions]
+    assert [row["id"] for row in asked[0]] == [row["id"] for row in asked[1]]
+    for rows, text in zip(asked, texts, strict=True):  # each date's answers, not the first one's
+        assert all(row["answers"][0] in text for row in rows)
+    assert asked[0] != asked[1]
     assert texts[0] != texts[1]
     assert [date in text for text in texts for date in config.snapshot_dates] == [
         *(True, False),
         *(False, True),
     ]
-    assert dated_corpora(config, str(tmp_path), ("2", "own.jsonl")) == (both[1], "own.jsonl")
+    mixed = dated_corpora(config, str(tmp_path), ("2", "own.jsonl"))
+    assert mixed == ((both[1], "own.jsonl"), (questions[1], ""))
     with pytest.raises(InputError, match="snapshot=3; expected 1 or 2"):
         dated_corpora(config, str(tmp_path), ("3",))
 
@@ -209,6 +262,8 @@ def test_what_trials_share_is_made_once(recipe: Recipe, ray_cluster: None, tmp_p
         "retrieve": 6,
         "evaluate": 4,
     }
+    assert {name: entry["count"] for name, entry in results["stages"].items()} == counts
+    assert results["stages"]["lm-ft"]["tokens"] > 0
     values = [point["values"] for point in results["points"]]
     expected = [{"r_ft.lr": lr, "k_infer": k} for lr in ("1e-3", "1e-4") for k in (0, 1, 3)]
     assert values == expected

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +32,8 @@ MANIFEST = ("stage", "fingerprint", "files")
 # inputs that are artifacts themselves; the others are files and models
 STAGE_INPUTS = ("chunks", "embeddings", "index", "ranked", "scored")
 LINK = "artifact.link"  # stands in for a symbolic link on object stores
+
+COSTS = ("wall_s", "device_s", "tokens", "flops")  # of a manifest, which add up
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,28 @@ def read_manifest(path: str) -> dict[str, Any] | None:
     if missing := [field for field in MANIFEST if field not in manifest]:
         raise InputError(f"{name} is damaged: it lacks {', '.join(missing)}; {redo(name)}")
     return dict(manifest)
+
+
+def finished_artifacts(store: str) -> Iterator[str]:
+    """The folders of a store that hold a finished artifact."""
+    for name in storage.list_folders(store):
+        path = storage.join(store, name)
+        if storage.exists(storage.join(path, "manifest.json")):
+            yield path
+
+
+def spent(artifacts: Iterable[str]) -> dict[str, dict[str, float]]:
+    """{stage: how many artifacts, wall and device seconds, tokens and FLOPs of all}, each artifact
+    once.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for manifest in map(read_manifest, artifacts):
+        if manifest is not None:
+            entry = found.setdefault(manifest["stage"], {"count": 0, **dict.fromkeys(COSTS, 0.0)})
+            entry["count"] += 1
+            for name in COSTS:
+                entry[name] += manifest["cost"].get(name, 0.0)
+    return dict(sorted(found.items()))
 
 
 def artifact_input(path: str, stage: str | tuple[str, ...]) -> Input:

@@ -58,6 +58,7 @@ def read_space(settings: Sequence[str]) -> dict[str, Choices | Range]:
     space: dict[str, Choices | Range] = {}
     for setting in settings:
         name, separator, text = setting.partition("=")
+        name = name.strip().replace("-", "_")
         values = tuple(part.strip() for part in text.split(",") if part.strip())
         if not separator or not name or not values:
             raise InputError(
@@ -124,9 +125,9 @@ class Study:
         stop_early: one of STOPPERS, "" = none. about: whatever else decides the numbers, in JSON.
         InputError where the storage holds another study, or the settings contradict each other.
         """
-        _check(space, objectives, sampler, num_trials)
+        check_settings(space, objectives, sampler, num_trials)
         check_stopper(stop_early, objectives)
-        study = _stored(storage, objectives, stop_early)
+        study = _stored(storage, objectives, stop_early, (about or {}).get("output", ""))
         record = json.loads(
             json.dumps(
                 {
@@ -262,13 +263,16 @@ class Study:
                 settled.append(params)
 
 
-def _stored(storage: str, objectives: Mapping[str, str], stop_early: str) -> Any:
-    """Optuna's study in that storage, new or known; InputError where it cannot be used."""
+def _stored(storage: str, objectives: Mapping[str, str], stop_early: str, output: str) -> Any:
+    """Optuna's study of that output in that storage, which may hold others, new or known;
+    InputError where it cannot be used.
+    """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    study_name = f"radit {output}".strip()
     pruner: Any = optuna.pruners.NopPruner()
     if stop_early:
         pruner = optuna.pruners.PercentilePruner(
@@ -276,7 +280,7 @@ def _stored(storage: str, objectives: Mapping[str, str], stop_early: str) -> Any
         )
     try:
         return optuna.create_study(
-            study_name="radit",
+            study_name=study_name,
             storage=storage,
             directions=[DIRECTIONS[direction] for direction in objectives.values()],
             load_if_exists=True,
@@ -302,7 +306,10 @@ def check_stopper(name: str, objectives: Mapping[str, str]) -> None:
         )
 
 
-def _check(space: Space, objectives: Mapping[str, str], sampler: str, num_trials: int) -> None:
+def check_settings(
+    space: Space, objectives: Mapping[str, str], sampler: str, num_trials: int
+) -> None:
+    """InputError on an unknown sampler or direction, and on settings that contradict each other."""
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler {sampler!r}{nearest(sampler, SAMPLERS)}")
     for name, direction in objectives.items():

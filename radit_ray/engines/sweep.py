@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -217,8 +218,9 @@ class StudySearcher(Searcher):
         self.running.discard(trial_id)
         found = result or {}
         note = self.notes.get(trial_id) or found.get("note")
-        if not error and all(name in found for name in self.objectives):
-            self.study.tell(number, [float(found[name]) for name in self.objectives])
+        values = [float(found.get(name, math.nan)) for name in self.objectives]
+        if not error and all(map(math.isfinite, values)):
+            self.study.tell(number, values)
         elif not error and note:
             self.study.settle(number, note)
         else:

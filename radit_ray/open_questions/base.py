@@ -17,12 +17,12 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
-from radit_ray.data.artifacts import Artifact, read_manifest
+from radit_ray.data.artifacts import Artifact, finished_artifacts, read_manifest, spent
 from radit_ray.data.examples import read_examples
 from radit_ray.data.rows import seeded_order
 from radit_ray.engines.doctor import environment
@@ -193,7 +193,7 @@ def untrained(job: Job, run: Run) -> int:
     first = read_manifest(storage.join(run.folder, "r-ft"))
     assert first is not None
     there = set()
-    for path in _finished(job.store):
+    for path in finished_artifacts(job.store):
         manifest = read_manifest(path) if "/r-ft-" in path else None
         if manifest and _apart_from_seed(manifest) == _apart_from_seed(first):
             there.add(manifest["config"]["seed"])
@@ -249,12 +249,12 @@ def answer(
         "environment": environment(job.command),
     }
     file = storage.join(job.folder, f"{name}.json")
-    made = [path for path in _finished(job.store) if path not in before]
+    made = [path for path in finished_artifacts(job.store) if path not in before]
     if storage.exists(file) and not made:  # all was there: what the first call said stays
         old = storage.read_json(file)
         result |= {key: old[key] for key in ("estimate", "made", "environment")}
     else:
-        result["made"] = _made(m for m in map(read_manifest, made) if m is not None)
+        result["made"] = spent(made)
     storage.write_json(file, result)
     storage.remove(_before_file(job, name))
     return result
@@ -264,7 +264,7 @@ def _before(job: Job, name: str) -> set[str]:
     """The finished artifacts before the first start of a question that a kill may have broken."""
     file = _before_file(job, name)
     if not storage.exists(file):
-        storage.write_json(file, sorted(_finished(job.store)))
+        storage.write_json(file, sorted(finished_artifacts(job.store)))
     return set(storage.read_json(file))
 
 
@@ -275,20 +275,3 @@ def _before_file(job: Job, name: str) -> str:
 def first_seed(recipe: Recipe) -> Recipe:
     """The recipe with the first of its training seeds alone."""
     return dataclasses.replace(recipe, seeds=recipe.seeds[:1])
-
-
-def _finished(store: str) -> Iterator[str]:
-    for name in storage.list_folders(store):
-        path = storage.join(store, name)
-        if storage.exists(storage.join(path, "manifest.json")):
-            yield path
-
-
-def _made(manifests: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """{stage: how many artifacts, wall seconds} of what this call made."""
-    found: dict[str, dict[str, float]] = {}
-    for manifest in manifests:
-        entry = found.setdefault(manifest["stage"], {"count": 0, "wall_s": 0.0})
-        entry["count"] += 1
-        entry["wall_s"] += manifest["cost"]["wall_s"]
-    return dict(sorted(found.items()))

@@ -12,6 +12,7 @@ from typing import Any
 from radit_ray.cli import RunArgs
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
+from radit_ray.models.presets import LEXICAL
 from radit_ray.open_questions.base import Job, Lines, answer, share_artifacts
 from radit_ray.options import parse
 from radit_ray.recipe_checks import check_inputs, check_recipe
@@ -66,6 +67,11 @@ def run(name: str, arguments: Sequence[str]) -> None:
         raise InputError("an open question measures answers; give --examples")
     check_recipe(recipe)
     check_inputs(recipe)
+    if not recipe.cycles or recipe.retriever == LEXICAL:
+        raise InputError(
+            f"cycles={recipe.cycles}, retriever={recipe.retriever}: the open questions are about a "
+            "tuned pair; give a dense retriever and cycles of 1"
+        )
     if args.artifacts:
         share_artifacts(args.output, args.artifacts)
     job = Job(
@@ -105,20 +111,30 @@ def _parts(
         if job.recipe.name == "demo":
             corpora.check(job)
             return corpora.estimate, corpora.corpus_of_today
+        _need(job, versions.LMS)
         versions.check()
         return versions.estimate, versions.page_versions
     if name == "oq3":
         if args.num_cycles < 2:
             raise InputError(f"--num-cycles {args.num_cycles}, expected 2 or more")
+        _need(job, ("replug", *cycles.KEPT))
         return (
             lambda job, run: cycles.estimate(job, run, args.num_cycles),
             lambda job: cycles.more_cycles(job, args.num_cycles),
         )
     lms = _lms(args)
+    _need(job, sizes.SHOWN)
     return (
         lambda job, run: sizes.estimate(job, run, lms),
         lambda job: sizes.lm_sizes(job, lms),
     )
+
+
+def _need(job: Job, variants: Sequence[str]) -> None:
+    """InputError where the recipe lacks one that the question looks at."""
+    missing = [name for name in variants if name not in job.recipe.variants]
+    if missing:
+        raise InputError(f"variant {missing[0]!r} is not in the recipe; this question needs it")
 
 
 def _lms(args: QuestionArgs) -> dict[str, str]:

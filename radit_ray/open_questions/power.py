@@ -125,12 +125,14 @@ def interval(found: Spread) -> tuple[float, float]:
 
 
 def p_value(found: Spread) -> float:
-    """Of "no difference", two-sided."""
+    """Of "no difference", two-sided; nan with one group."""
     from scipy.special import stdtr
 
     error = standard_error(found)
     if error == 0:
         return float(found.mean == 0)
+    if error == math.inf:
+        return math.nan
     return float(2 * stdtr(degrees_of_freedom(found), -abs(found.mean) / error))
 
 

@@ -87,4 +87,5 @@ def estimate(job: Job, run: Run, lms: Mapping[str, str]) -> Lines:
     return [
         (f"ablation of {size}", seeds, each * max(1.0, model_bytes(lm) / own))
         for size, lm in lms.items()
+        if lm != job.recipe.lm  # whose pair the estimate is made from
     ]

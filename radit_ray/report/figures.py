@@ -163,7 +163,9 @@ def counted(results: Results) -> str:
     'demo: 2,566 questions, 1 training seed'
     """
     seeds = len(results["seeds"])
-    count = (results if "num_questions" in results else results["points"][0])["num_questions"]
+    # a trial that was stopped early has a point without questions
+    of_points = [point["num_questions"] for point in results.get("points", ())]
+    count = results.get("num_questions", max(of_points, default=0))
     told = f"{count:,} questions, {seeds} training seed{'s' if seeds > 1 else ''}"
     return f"{results['recipe']}: {told}"
 

@@ -14,7 +14,7 @@ from radit_ray.report import figures, points
 from radit_ray.report.figures import Figure, Front
 from radit_ray.report.html import flat
 from radit_ray.report.questions import Card, Side, excerpt, mixed, right, wins
-from radit_ray.report.sweeps import NO_CURVE, no_front, render, trials_table
+from radit_ray.report.sweeps import NO_CURVE, no_front, render, spent_table, trials_table
 from radit_ray.report.table import (
     articles_table,
     contrasts_table,
@@ -99,6 +99,7 @@ def sweep_page(results: Results, *, plots: bool) -> str:
     parts += ["## What an answer costs", *(_fronts(shown, plots) or [no_front(results)])]
     parts += ["## All numbers", render(results, markdown=True)]
     parts += ["## Where the time went", trials_table(results, markdown=True)]
+    parts += [part for part in [spent_table(results, markdown=True)] if part]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

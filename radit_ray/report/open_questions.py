@@ -226,8 +226,9 @@ def _share_table(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> st
 
 def _versions(entry: Mapping[str, Any]) -> Iterator[str]:
     pair, chunks, kinds = entry["pair"], entry["chunks"], entry["kinds"]
+    note = pair["note"][:1].upper() + pair["note"][1:]
     yield (
-        f"### {pair['name']}\n\n{pair['note'][:1].upper()}{pair['note'][1:]}. {entry['pages']} pages, "
+        f"### {pair['name']}\n\n{note}. {entry['pages']} pages, "
         f"{chunks['old']} and {chunks['new']} chunks of them in corpora of {chunks['corpus']} "
         f"chunks each. {entry['named']} questions name a page; the answer stands "
         f"in both versions for {kinds['both']} of those asked, in the newer alone for "

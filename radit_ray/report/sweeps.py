@@ -97,6 +97,22 @@ def trials(results: Results) -> tuple[list[str], list[list[str]]]:
     return [*(fields or ["trial"]), *results["objectives"], "seconds of stages"], rows
 
 
+def spent(results: Results) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): what was made of every stage, and what it cost; shared artifacts once."""
+    rows = [
+        [name, f"{e['count']:g}", seconds(e["wall_s"]), seconds(e["device_s"])]
+        + [si(e[cost]) if e[cost] else ABSENT for cost in ("tokens", "flops")]
+        for name, e in results.get("stages", {}).items()
+    ]
+    return ["stage", "made", "wall time", "device time", "tokens", "FLOPs"], rows
+
+
+def spent_table(results: Results, *, markdown: bool = False) -> str:
+    """The same as text; "" of a sweep that did not record it."""
+    head, rows = spent(results)
+    return text_table(head, rows, markdown) if rows else ""
+
+
 def no_front(results: Results) -> str:
     """Why there is no front, in a sentence."""
     if results["kind"] in ("chunks", "corpus", "snapshot"):
@@ -229,7 +245,13 @@ def _trials(results: Results) -> Html:
         f"{seconds(sum(spent))}."
     )
     whole = table(head, rows, label="trials", texts=num_fields)
-    return tag("figure", whole, tag("figcaption", words))
+    parts = [tag("figure", whole, tag("figcaption", words))]
+    head, rows = spent(results)
+    if rows:
+        words = "What was made for all trials and points, each artifact counted once. FLOPs: "
+        caption = tag("figcaption", words + "estimated from tokens and parameters.")
+        parts.append(tag("figure", table(head, rows, label="stages", texts=1), caption))
+    return join(parts)
 
 
 def _made(results: Results) -> Html:
@@ -246,7 +268,8 @@ def _made(results: Results) -> Html:
     objectives = ", ".join(f"{n} {way}" for n, way in results["objectives"].items())
     chosen = {"sampler": results.get("sampler", "grid"), "objectives": objectives, **space}
     parts = [tag("p", "Every trial is a run's folder of its own beside sweep.json; what two trials "
-                 "share is made once, in artifacts/."), listed(chosen)]  # fmt: skip
+                 "share is made once, in artifacts/. `radit report` of a trial's folder shows its "
+                 "questions, stages and lineage."), listed(chosen)]  # fmt: skip
     if failed:
         parts.append(tag("p", f"Failed, without a point: {'; '.join(failed)}."))
     if sizes:

@@ -78,7 +78,7 @@ def seeds_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         for name in results["contrasts"]
         for metric in ("em", "nll", "recall@1")
     ]
-    rows = [row for row in rows if any(float(cell.split()[0]) for cell in row[2:] if cell != "-")]
+    rows = [row for row in rows if any(cell != "-" for cell in row[2:])]
     return text_table(
         ["by training seed", "metric", *(f"seed {seed}" for seed in seeds)], rows, markdown
     )

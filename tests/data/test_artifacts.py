@@ -111,6 +111,19 @@ def test_manifest_holds_what_the_contract_names(tmp_path: Path) -> None:
     assert left == {*NAMES, "identity.json", "manifest.json"}
 
 
+def test_what_finished_artifacts_cost_by_stage(tmp_path: Path) -> None:
+    made = [make(str(tmp_path / "store" / n), content=n, stage=n[:3]) for n in ("toy1", "toy2")]
+    make(str(tmp_path / "store" / "toy3"), content="c", stop_after=1)  # unfinished
+    make(str(tmp_path / "store" / "other"), stage="oth")
+    store = str(tmp_path / "store")
+    found = artifacts.spent(artifacts.finished_artifacts(store))
+    assert list(found) == ["oth", "toy"]
+    assert (found["toy"]["count"], found["toy"]["device_s"], found["toy"]["flops"]) == (2, 3.0, 0)
+    costs = [storage.read_json(f"{a.path}/manifest.json")["cost"]["wall_s"] for a in made if a]
+    assert found["toy"]["wall_s"] == pytest.approx(sum(costs))
+    assert artifacts.spent([str(tmp_path / "nothing")]) == {}
+
+
 def test_identity_is_first_and_manifest_last(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     with Work.open("toy", 1, Config(), source(), output, to_fp32) as work:

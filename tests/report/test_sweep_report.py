@@ -14,7 +14,7 @@ from folders import sweep_results as results
 from radit_ray.report.curves import lines
 from radit_ray.report.figures import Curves
 from radit_ray.report.points import curves, fronts, groups
-from radit_ray.report.sweeps import html, page, render
+from radit_ray.report.sweeps import html, page, render, spent_table
 
 SIZES = [
     point({"r_ft.lr": lr, "num_documents": size, "keep_gold": keep}, em)
@@ -45,6 +45,15 @@ def test_the_tables_hold_every_point() -> None:
     alone = render(results([point({}, 0.3)], best=[{}]))
     assert "as it is" in alone
     assert "Best" not in alone
+
+
+def test_the_page_says_what_was_made_of_every_stage() -> None:
+    spent = {"count": 2, "wall_s": 90.0, "device_s": 60.0, "tokens": 3000.0, "flops": 0.0}
+    made = results(SIZES, stages={"lm-ft": spent})
+    assert spent_table(made, markdown=True).splitlines()[-1].startswith("| lm-ft | 2 | ")
+    assert "each artifact counted once" in html(made)
+    assert spent_table(results(SIZES)) == ""
+    assert "each artifact counted once" not in html(results(SIZES))
 
 
 def test_a_point_without_some_variants_says_why() -> None:

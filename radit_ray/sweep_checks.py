@@ -1,0 +1,144 @@
+"""What can be told of a sweep before any work: contradictions, fields and objectives that no trial
+would have.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from radit_ray.core.errors import InputError, check_bounds, nearest
+from radit_ray.curves import CURVES, ROLES
+from radit_ray.engines.answering import METRICS
+from radit_ray.engines.study import Choices, Space, check_settings, check_stopper
+from radit_ray.engines.tracking import check_trackers
+from radit_ray.recipe_checks import check_inputs, check_recipe
+from radit_ray.recipes import Recipe, override
+from radit_ray.trials import SPEED, measured_variants
+
+if TYPE_CHECKING:
+    from radit_ray.sweeps import Sweep
+
+KINDS = {  # kind -> what its --values are
+    "chunks": "numbers of chunks shown, k_infer",
+    "corpus": "numbers of documents searched, nested parts of the corpus",
+    "snapshot": "corpora, each embedded and searched by the same tuned pair (demo: 1,2, its dates)",
+    "cycles": "alternations of the two fine-tunings",
+    "lms": "base LMs",
+    "retrievers": "base retrievers",
+    "custom": "(none: give --space field=value,value,...)",
+}
+MAX_SEED = 40_000  # engines.study multiplies it, and samplers take 32 bits
+GENERATED = ("world", "snapshot", "num_distractors")  # fields that decide what inputs are made
+CLOSED_BOOK = ("closed-book", "it")  # variants that are shown no chunk
+CHECKED = 500  # combinations of a space that are looked at one by one before any work
+
+
+def check_sweep(sweep: Sweep) -> None:
+    """What can be told before any work; InputError."""
+    if sweep.kind not in KINDS:
+        raise InputError(f"unknown sweep {sweep.kind!r}{nearest(sweep.kind, KINDS)}")
+    if sweep.kind == "custom":
+        if sweep.values or not sweep.space:
+            raise InputError("a custom sweep takes --space field=value,value,... and no --values")
+    elif not sweep.values:
+        raise InputError(f"a {sweep.kind} sweep needs --values: {KINDS[sweep.kind]}")
+    check_bounds(sweep, {"seed": (0, MAX_SEED), "num_trials": (0, None)})
+    if len(set(sweep.values)) != len(sweep.values):
+        raise InputError(f"--values {','.join(sweep.values)} holds a value twice; give it once")
+    if not sweep.recipe.examples:
+        raise InputError("a sweep measures answers; give --examples")
+    curve = sweep.curve()
+    if curve is not None:
+        curve.check()
+        if not set(sweep.recipe.variants) & set(ROLES):
+            raise InputError(f"a {sweep.kind} sweep needs one of the variants {', '.join(ROLES)}")
+    check_trackers(sweep.trackers)
+    space = sweep.whole_space()
+    _check_stopping(sweep)
+    for name in CURVES.get(sweep.kind, ()):
+        if name in space:
+            raise InputError(
+                f"--space {name}: a {sweep.kind} sweep changes it itself; use --values"
+            )
+    _check_fields(sweep.recipe, space)
+    recipes = [override(sweep.recipe, values) for values in combinations(space)]
+    for recipe in recipes:
+        check_recipe(recipe)
+    check_inputs(max(recipes, key=lambda recipe: recipe.cycles))
+    for name in sweep.objectives:
+        _check_objective(name, sweep, recipes)
+    check_settings(space, sweep.objectives, sweep.sampler, sweep.num_trials)
+
+
+def _check_fields(recipe: Recipe, space: Space) -> None:
+    """InputError on a field that no trial could set, or two values that are one."""
+    for name, field in space.items():
+        if name.partition(".")[0] in GENERATED:
+            raise InputError(
+                f"--space {name}: inputs are made once for all trials, so every trial would be the "
+                "same; sweep `snapshot` over corpora, or give each its own `radit run`"
+            )
+        if isinstance(field, Choices):
+            made = [override(recipe, {name: value}) for value in field.values]
+            for one, two in itertools.combinations(range(len(made)), 2):
+                if made[one] == made[two]:
+                    values = f"{field.values[one]} and {field.values[two]}"
+                    raise InputError(f"--space {name}: {values} are the same value; give it once")
+
+
+def _check_objective(name: str, sweep: Sweep, recipes: Sequence[Recipe]) -> None:
+    """InputError where some trial would have no number of that name."""
+    curve = sweep.curve()
+    variants = [v for v in sweep.recipe.variants if curve is None or v in ROLES]
+    metrics = [*METRICS, *([] if curve else [SPEED])]
+    variant, _, metric = name.rpartition(".")
+    if variant not in variants or metric not in metrics:
+        raise InputError(
+            f"objective {name!r}, expected VARIANT.METRIC such as radit.em with a variant of "
+            f"{', '.join(variants)} and a metric of {', '.join(metrics)}"
+        )
+    lacks = next((r for r in recipes if variant not in measured_variants(r)), None)
+    if lacks is not None:
+        raise InputError(
+            f"objective {name!r}: with cycles={lacks.cycles}, retriever={lacks.retriever} and "
+            f"variants {', '.join(lacks.variants)} there is no {variant}; choose one of "
+            f"{', '.join(measured_variants(lacks)) or 'another recipe'}"
+        )
+    # a curve's objective is read off its last view
+    last = sweep.values[-1] if sweep.kind == "chunks" else ""
+    bare = variant in CLOSED_BOOK or last == "0" or any(not r.k_infer for r in recipes)
+    if "recall" in metric and bare:
+        raise InputError(f"objective {name!r}: where no chunk is shown there is no {metric}")
+
+
+def combinations(space: Space) -> list[dict[str, Any]]:
+    """What a space is checked by: all combinations of its choices and ends of ranges where they are
+    few, else each value with the first ones of the other fields.
+    """
+    fields = {
+        name: field.values if isinstance(field, Choices) else (field.low, field.high)
+        for name, field in space.items()
+    }
+    if math.prod(map(len, fields.values())) <= CHECKED:
+        points = itertools.product(*fields.values())
+        return [dict(zip(fields, point, strict=True)) for point in points]
+    first = {name: values[0] for name, values in fields.items()}
+    return [{**first, name: value} for name, values in fields.items() for value in values]
+
+
+def _check_stopping(sweep: Sweep) -> None:
+    check_stopper(sweep.stop_early, sweep.objectives)
+    if sweep.stop_early and sweep.kind != "custom":
+        raise InputError(
+            f"--stop-early in a {sweep.kind} sweep, whose every point is wanted; it is for custom"
+        )
+    if sweep.stop_early and any(name.endswith(f".{SPEED}") for name in sweep.objectives):
+        raise InputError(
+            f"--stop-early with objective {', '.join(sweep.objectives)}: trials are stopped by "
+            "their quality on dev; give an objective of quality"
+        )
+    if sweep.stop_early and not sweep.recipe.cycles and "cycles" not in sweep.space:
+        raise InputError("--stop-early with cycles=0: there is no training to stop")
