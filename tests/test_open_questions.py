@@ -87,6 +87,8 @@ def test_categories_are_those_of_the_written_files(tmp_path: Path) -> None:
         assert (question.old, question.new) == (answers[0][key], answers[1][key])
         assert question.old in texts[0][question.group]
         assert question.new in texts[1][question.group]
+        for right in (question.old_chunks, question.new_chunks):
+            assert {chunk.partition("#")[0] for chunk in right} == {question.group}
         assert question.memory == (None if question.category == "new" else question.old)
     assert any(q.old != q.new for q in found.values() if q.category == "new")
 
@@ -136,12 +138,23 @@ def test_the_page_tells_the_corpora_apart() -> None:
         "new": {key: q.new for key, q in questions.items()},
     }
     found = {(lm, given): [table] for lm in corpora.LMS for given, table in says.items()}
-    result = corpora.tabulated(found, questions, {"num_samples": 50, "seed": 0})
+    # the new corpus' right chunk is shown for every other question
+    shown = {key: number % 2 == 0 for number, key in enumerate(questions)}
+    seen = {(lm, "new"): [shown] for lm in corpora.LMS}
+    draws = {"num_samples": 50, "seed": 0}
+    result = corpora.tabulated(found, questions, draws, seen)
     cells = {(c["category"], c["given"], c["lm"]): c for c in result["cells"]}
     assert len(cells) == 3 * 3 * 3
     assert cells["known-changed", "new", "radit"]["corpus"]["value"] == 1
     assert cells["known-changed", "none", "radit"]["memory"]["value"] == 1
     assert cells["new", "none", "radit"]["neither"]["value"] == 1
+    assert cells["new", "none", "radit"]["shown"] is None
+    new = [key for key, question in questions.items() if question.category == "new"]
+    share = sum(shown[key] for key in new) / len(new)
+    assert cells["new", "new", "radit"]["shown"] == pytest.approx(share)
+    where = {(c["category"], c["lm"]): c for c in result["where_shown"]}
+    assert where["new", "radit"]["num_questions"] == sum(shown[key] for key in new)
+    assert where["known-changed", "lm-ft"]["corpus"]["value"] == 1
     filed = results_of("oq2", changed_share=0.5, **result)
     rows = [line.split(" | ") for line in page("oq2", {"demo": filed}).splitlines()]
     shown = {tuple(row[:3]) for row in rows if row[0].startswith("| known-changed")}

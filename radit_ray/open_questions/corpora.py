@@ -13,6 +13,7 @@ that are the corpus' value, the memory's, or neither.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,12 @@ class Asked:
     category: str
     old: str
     new: str
+    old_chunks: frozenset[str] = frozenset()  # ids of the chunks that hold the value
+    new_chunks: frozenset[str] = frozenset()
+
+    def chunks(self, name: str) -> frozenset[str]:
+        """The right chunks of a corpus; none without one."""
+        return {"old": self.old_chunks, "new": self.new_chunks}.get(name, frozenset())
 
     def corpus(self, name: str) -> str | None:
         """The value in a corpus; None without one."""
@@ -65,7 +72,8 @@ class Asked:
 def questions_of(first: World, second: World) -> dict[str, Asked]:
     """{id: question} of the evaluated facts of both snapshots."""
     found = {}
-    for old, new, example in zip(first.facts, second.facts, first.examples, strict=True):
+    examples = zip(first.examples, second.examples, strict=True)
+    for old, new, (example, later) in zip(first.facts, second.facts, examples, strict=True):
         assert (old.subject, old.relation) == (new.subject, new.relation)
         split = old.subject.split
         if split in ("known", "eval"):
@@ -75,6 +83,8 @@ def questions_of(first: World, second: World) -> dict[str, Asked]:
                 category=changed if split == "known" else "new",
                 old=old.value,
                 new=new.value,
+                old_chunks=frozenset(example["gold_ids"]),
+                new_chunks=frozenset(later["gold_ids"]),
             )
     return found
 
@@ -95,19 +105,32 @@ def outcome(prediction: str, *, corpus: str | None, memory: str | None) -> str:
 
 
 Answers = Mapping[str, str]  # {question id: prediction}
+Seen = Mapping[str, bool]  # {question id: whether a right chunk was among those shown}
 
 
 def shares(
-    found: Sequence[Answers], questions: Mapping[str, Asked], corpus: str, draws: Mapping[str, int]
+    found: Sequence[Answers],
+    questions: Mapping[str, Asked],
+    corpus: str,
+    draws: Mapping[str, int],
+    seen: Sequence[Seen] = (),
 ) -> dict[str, Any]:
     """num_questions, num_groups and {outcome: {value, low, high}} of one LM, corpus and category;
-    `found` holds one table a seed, whose mean is taken question by question.
+    `found` holds one table a seed, whose mean is taken question by question: with `seen` only over
+    those seeds where a right chunk was shown, and questions without one are left out.
     """
-    groups = [question.group for question in questions.values()]
+    kept = [
+        [seed for seed in range(len(found)) if not seen or seen[seed][key]] for key in questions
+    ]
+    groups = [q.group for q, seeds in zip(questions.values(), kept, strict=True) if seeds]
     result: dict[str, Any] = {"num_questions": len(groups), "num_groups": len(set(groups))}
     for name in OUTCOMES:
         rows = share_rows(found, questions, corpus, name)
-        mean_B = [sum(row[i]["share"] for row in rows) / len(rows) for i in range(len(groups))]
+        mean_B = [
+            sum(rows[seed][number]["share"] for seed in seeds) / len(seeds)
+            for number, seeds in enumerate(kept)
+            if seeds
+        ]
         value, low, high = bootstrap_mean(mean_B, groups, **draws)
         result[name] = {"value": value, "low": low, "high": high}
     return result
@@ -154,21 +177,24 @@ def corpus_of_today(job: Job) -> dict[str, Any]:
     world = dataclasses.replace(recipe.world, changed_share=CHANGED)
     questions = questions_of(make_world(world), make_world(world, snapshot=2))
     runs = trained(job)
-    found = _all_answers(job, runs, world)
+    found, seen = _all_answers(job, runs, world, questions)
     draws = {"num_samples": recipe.evaluate.bootstrap, "seed": recipe.evaluate.seed}
-    return {"changed_share": CHANGED, **tabulated(found, questions, draws)}
+    return {"changed_share": CHANGED, **tabulated(found, questions, draws, seen)}
 
 
 def tabulated(
     found: Mapping[tuple[str, str], Sequence[Answers]],
     questions: Mapping[str, Asked],
     draws: Mapping[str, int],
+    seen: Mapping[tuple[str, str], Sequence[Seen]],
 ) -> dict[str, Any]:
-    """`cells` by category, corpus given and LM; the same for changed facts that this LM remembers
-    without a chunk (`remembered`); contrasts of the shares that follow the new corpus.
+    """`cells` by category, corpus given and LM, with the share of questions that were `shown` a
+    right chunk; the same of those questions alone, with the new corpus (`where_shown`), and of
+    changed facts that this LM remembers without a chunk (`remembered`); contrasts of the shares
+    that follow the new corpus.
 
     found: {(LM, corpus): one table of answers a seed}; a question that one of them lacks is left
-    out of all.
+    out of all. seen: the same of what was shown, for both corpora.
     """
     kept = set.intersection(*(set(a) for tables in found.values() for a in tables))
     questions = {key: question for key, question in questions.items() if key in kept}
@@ -177,25 +203,33 @@ def tabulated(
     }
     return {
         "num_questions": len(questions),
-        "cells": _cells(found, by_category, draws),
+        "cells": _cells(found, by_category, draws, seen),
+        "where_shown": _where_shown(found, by_category, draws, seen),
         "remembered": _remembered(found, by_category["known-changed"], draws),
         "contrasts": _contrasts(found, by_category),
     }
 
 
 def _all_answers(
-    job: Job, runs: Sequence[Run], world: WorldConfig
-) -> dict[tuple[str, str], list[dict[str, str]]]:
-    """{(LM, corpus): one table a seed}. The old corpus and the closed book were answered by the
-    ablation itself; the new corpus is chunked, embedded and indexed once.
+    job: Job, runs: Sequence[Run], world: WorldConfig, questions: Mapping[str, Asked]
+) -> tuple[dict[tuple[str, str], list[Answers]], dict[tuple[str, str], list[Seen]]]:
+    """{(LM, corpus): one table a seed}, of answers and of what was shown. The old corpus and the
+    closed book were answered by the ablation itself; the new corpus is chunked, embedded and
+    indexed once.
     """
     paths = write_world(world, storage.join(job.folder, "snapshot-2"), snapshot=2)
-    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    found: dict[tuple[str, str], list[Answers]] = {}
+    seen: dict[tuple[str, str], list[Seen]] = {}
 
     def add(lm: str, corpus: str, folder: str, variant: str) -> None:
         rows = read_answers(folder, variant)
         table = {row["id"]: row["prediction"] for row in rows}
         found.setdefault((lm, corpus), []).append(table)
+        if corpus != "none":
+            right = {key: question.chunks(corpus) for key, question in questions.items()}
+            rows = [row for row in rows if row["id"] in right]
+            shown = {row["id"]: not right[row["id"]].isdisjoint(row["chunk_ids"]) for row in rows}
+            seen.setdefault((lm, corpus), []).append(shown)
 
     for number, run in enumerate(runs):
         lms = [lm for lm in LMS if number == 0 or lm not in SHARED]
@@ -209,23 +243,43 @@ def _all_answers(
             ranked = view.tuned if lm == "radit" else view.base
             asked = dataclasses.replace(variants[lm], name=f"{lm}.new", ranked=ranked)
             add(lm, "new", answered(run, [asked]).path, asked.name)
-    return found
+    return found, seen
 
 
 def _cells(
     found: Mapping[tuple[str, str], Sequence[Answers]],
     by_category: Mapping[str, Mapping[str, Asked]],
     draws: Mapping[str, int],
+    seen: Mapping[tuple[str, str], Sequence[Seen]],
 ) -> list[dict[str, Any]]:
     """The shares of every category, LM and corpus that it was `given`."""
-    return [
-        {"category": category, "given": corpus, "lm": lm, **shares(tables, asked, corpus, draws)}
-        for category, asked in by_category.items()
-        if asked
-        for corpus in CORPORA
-        for lm in LMS
-        if (tables := found.get((lm, corpus)))
-    ]
+    made = []
+    for category, asked in by_category.items():
+        for corpus, lm in itertools.product(CORPORA, LMS):
+            tables, shown = found.get((lm, corpus)), seen.get((lm, corpus), ())
+            if asked and tables:
+                flags = [table[key] for table in shown for key in asked]
+                cell = {"shown": sum(flags) / len(flags) if flags else None}
+                named = {"category": category, "given": corpus, "lm": lm}
+                made.append({**named, **shares(tables, asked, corpus, draws), **cell})
+    return made
+
+
+def _where_shown(
+    found: Mapping[tuple[str, str], Sequence[Answers]],
+    by_category: Mapping[str, Mapping[str, Asked]],
+    draws: Mapping[str, int],
+    seen: Mapping[tuple[str, str], Sequence[Seen]],
+) -> list[dict[str, Any]]:
+    """The shares with the new corpus where a right chunk was shown: what the LM does with it."""
+    made = []
+    for category, asked in by_category.items():
+        for lm in LMS:
+            tables, shown = found.get((lm, "new")), seen.get((lm, "new"), ())
+            if tables and any(table[key] for table in shown for key in asked):
+                cells = shares(tables, asked, "new", draws, shown)
+                made.append({"category": category, "lm": lm, **cells})
+    return made
 
 
 def _remembered(

@@ -189,6 +189,9 @@ def _corpora(results: Results) -> Iterator[str]:
         "the same it counts for the corpus:"
     )
     yield _share_table(results["cells"], ("category", "given", "lm"))
+    if results["where_shown"]:
+        yield "With the new corpus, where a right chunk was among those shown:"
+        yield _share_table(results["where_shown"], ("category", "lm"))
     if results["remembered"]:
         yield "Changed facts that this LM (first seed) says right closed book, with the new corpus:"
         yield _share_table(results["remembered"], ("lm",))
@@ -212,15 +215,15 @@ def _mean(values: Sequence[float]) -> float:
 
 def _share_table(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     kinds = ("corpus", "memory", "neither")
-    rows = [
-        [
-            *(cell[name] for name in names),
-            f"{cell['num_questions']} / {cell['num_groups']}",
-            *(interval_text(cell[kind]) for kind in kinds),
-        ]
-        for cell in cells
-    ]
-    head = [*names, "questions / subjects", "the corpus' value", "the memory's value", "neither"]
+    known = any(cell.get("shown") is not None for cell in cells)
+    rows = []
+    for cell in cells:
+        row = [*(cell[name] for name in names), f"{cell['num_questions']} / {cell['num_groups']}"]
+        if known:
+            row.append("-" if cell["shown"] is None else f"{cell['shown']:.3f}")
+        rows.append([*row, *(interval_text(cell[kind]) for kind in kinds)])
+    head = [*names, "questions / subjects", *["right chunk shown"] * known]
+    head += ["the corpus' value", "the memory's value", "neither"]
     return text_table(head, rows, True)
 
 

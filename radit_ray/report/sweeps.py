@@ -97,7 +97,7 @@ def trials(results: Results) -> tuple[list[str], list[list[str]]]:
     return [*(fields or ["trial"]), *results["objectives"], "seconds of stages"], rows
 
 
-def spent(results: Results) -> tuple[list[str], list[list[str]]]:
+def stage_costs(results: Results) -> tuple[list[str], list[list[str]]]:
     """(head, rows): what was made of every stage, and what it cost; shared artifacts once."""
     rows = [
         [name, f"{e['count']:g}", seconds(e["wall_s"]), seconds(e["device_s"])]
@@ -109,7 +109,7 @@ def spent(results: Results) -> tuple[list[str], list[list[str]]]:
 
 def spent_table(results: Results, *, markdown: bool = False) -> str:
     """The same as text; "" of a sweep that did not record it."""
-    head, rows = spent(results)
+    head, rows = stage_costs(results)
     return text_table(head, rows, markdown) if rows else ""
 
 
@@ -246,7 +246,7 @@ def _trials(results: Results) -> Html:
     )
     whole = table(head, rows, label="trials", texts=num_fields)
     parts = [tag("figure", whole, tag("figcaption", words))]
-    head, rows = spent(results)
+    head, rows = stage_costs(results)
     if rows:
         words = "What was made for all trials and points, each artifact counted once. FLOPs: "
         caption = tag("figcaption", words + "estimated from tokens and parameters.")

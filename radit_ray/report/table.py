@@ -21,6 +21,7 @@ MEANING = {
     "r-ft": "base LM + R-ft",
     "radit": "LM-ft + R-ft",
 }
+SAME = "+0.000 [+0.000, +0.000] (0.000)"  # a difference that is none on any question
 
 
 def variants_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -78,7 +79,8 @@ def seeds_table(results: Mapping[str, Any], *, markdown: bool = False) -> str:
         for name in results["contrasts"]
         for metric in ("em", "nll", "recall@1")
     ]
-    rows = [row for row in rows if any(cell != "-" for cell in row[2:])]
+    # what cannot differ, such as recall of one encoder, says nothing
+    rows = [row for row in rows if any(cell not in ("-", SAME) for cell in row[2:])]
     return text_table(
         ["by training seed", "metric", *(f"seed {seed}" for seed in seeds)], rows, markdown
     )
