@@ -160,7 +160,7 @@ def plan(arguments: Sequence[str]) -> None:
     from radit_ray.recipes import recipe_named
 
     rates = read_rates(args.rates) if args.rates else device_named(args.device)
-    if args.price != rates.price_per_hour:
+    if args.price:
         rates = dataclasses.replace(rates, price_per_hour=args.price)
     sizes = Sizes(
         num_chunks=number(args.chunks),

@@ -60,7 +60,7 @@ def dated_corpora(
         if value.isdigit():
             place = os.path.join(output, "world", f"snapshot-{value}")
             paths = write_world(config, place, snapshot=int(value))
-            value, questions = str(paths["corpus"]), str(paths[split])
+            value, questions = str(paths["corpus"]), str(paths.get(split, ""))
         found.append(value)
         dated.append(questions)
     return tuple(found), tuple(dated)

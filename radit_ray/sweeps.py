@@ -132,11 +132,13 @@ def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
     made = Run(recipe, sweep.output).artifact(chunk, recipe.chunk, corpus=recipe.corpus)
     count = made.metrics[sizes[sweep.kind]]
     least = min(map(int, sweep.values))
+    shown = sweep.space.get("k_infer", Choices((str(recipe.k_infer),)))
+    fewest = min(map(int, shown.values)) if isinstance(shown, Choices) else int(shown.low)
     chunks = made.metrics["num_chunks"] / max(1, made.metrics["num_documents"]) * least
-    if sweep.kind == "corpus" and chunks < recipe.k_infer:
+    if sweep.kind == "corpus" and chunks < fewest:
         raise InputError(
             f"value '{least}' of a corpus sweep: about {chunks:.0f} chunks, fewer than the "
-            f"k_infer={recipe.k_infer} that are shown; give larger --values"
+            f"k_infer={fewest} that are shown; give larger --values"
         )
     for value in sweep.values:
         if int(value) > count:

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import tiny
 from killing import killed
@@ -20,8 +21,9 @@ from benchmarks.open_questions import publish_question
 from benchmarks.publish import BELOW
 from radit_ray.core.errors import InputError
 from radit_ray.core.metrics import exact_match
+from radit_ray.data.artifacts import write_parquet
 from radit_ray.data.world import WorldConfig, make_world, write_world
-from radit_ray.engines.answering import METRICS, SCORE
+from radit_ray.engines.answering import METRICS, PREDICTION, SCORE
 from radit_ray.engines.variants import TRUNCATION
 from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
 from radit_ray.open_questions.base import Job, answer, share_artifacts
@@ -127,6 +129,21 @@ def test_shares_are_counts_and_sum_to_one() -> None:
     assert found["corpus"]["value"] == pytest.approx(new / (2 * len(changed)))
     old = sum(exact_match(t[k], [q.old]) for t in tables for k, q in changed.items())
     assert found["memory"]["value"] == pytest.approx(old / (2 * len(changed)))
+
+
+def test_what_was_shown_is_read_off_the_predictions(tmp_path: Path) -> None:
+    row = dict.fromkeys(PREDICTION.names) | {"id": "q", "group": "g", "prediction": "Oslo"}
+    rows = [{**row, "chunk_ids": ["g#1", "h#0"]}, {**row, "id": "p", "chunk_ids": ["h#0"]}]
+    (tmp_path / "radit").mkdir()
+    write_parquet(pa.Table.from_pylist(rows, PREDICTION), str(tmp_path / "radit" / "0.parquet"))
+    plain = {"group": "g", "category": "new", "old": "Oslo", "new": "Rome"}
+    chunks = {"old_chunks": frozenset({"g#1"}), "new_chunks": frozenset({"h#0"})}
+    questions = {name: corpora.Asked(**plain, **chunks) for name in ("q", "p")}  # type: ignore[arg-type]
+    answers, seen = corpora.told(str(tmp_path), "radit", questions, "old")
+    assert answers == {"q": "Oslo", "p": "Oslo"}
+    assert seen == {"q": True, "p": False}
+    assert corpora.told(str(tmp_path), "radit", questions, "new")[1] == {"q": True, "p": True}
+    assert corpora.told(str(tmp_path), "radit", {"q": questions["q"]}, "old")[1] == {"q": True}
 
 
 def test_the_page_tells_the_corpora_apart() -> None:

@@ -4,6 +4,7 @@ and the FLOPs that squad_open's manifests hold.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -124,6 +125,15 @@ def test_bad_numbers_devices_and_files(tmp_path: Path) -> None:
         _dispatch(["plan", "paper", "--chunks", "1M", "--lm", "7B", "--device", "a10"])
     with pytest.raises(InputError, match="num_devices=0"):
         plan_run(paper(), SIZES, RATES, num_devices=0)
+    for sizes, rates, message in (
+        ({"words_per_chunk": -5.0}, {}, "words_per_chunk=-5.0 of Sizes, expected more than 0"),
+        ({"dimension": 0}, {}, "dimension=0 of Sizes"),
+        ({}, {"search_bytes_per_s": 0.0}, "search_bytes_per_s=0.0 of Rates, expected more than 0"),
+        ({}, {"price_per_hour": -1.0}, "price_per_hour=-1.0 of Rates, expected 0 or more"),
+    ):
+        one, other = dataclasses.replace(SIZES, **sizes), dataclasses.replace(RATES, **rates)
+        with pytest.raises(InputError, match=message):
+            plan_run(paper(), one, other, num_devices=1)
     file = tmp_path / "rates.json"
     with pytest.raises(InputError, match="does not exist"):
         read_rates(str(file))
@@ -145,3 +155,16 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     _dispatch(["plan", "paper", "--chunks", "37M", "--lm", "7B", "--json"])
     assert [row["name"] for row in json.loads(capsys.readouterr().out)][:2] == ["chunk", "embed"]
     assert set(DEVICES) == {"a100", "h100", "h200"}
+
+
+def test_the_price_of_a_file_of_rates_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rates.json"
+    file.write_text(json.dumps({**dataclasses.asdict(RATES), "price_per_hour": 2.0}))
+    words = ["plan", "paper", "--chunks", "37M", "--lm", "7B", "--rates", str(file), "--json"]
+    _dispatch(words)
+    money = sum(row["money"] for row in json.loads(capsys.readouterr().out))
+    assert money > 0
+    _dispatch([*words, "--price", "4"])
+    assert sum(r["money"] for r in json.loads(capsys.readouterr().out)) == pytest.approx(2 * money)

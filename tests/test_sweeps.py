@@ -188,6 +188,15 @@ def test_without_a_cycle_tuned_variants_are_the_untuned_pair(recipe: Recipe) -> 
     assert "radit" not in measured_variants(override(both, {"retriever": "bm25"}))
 
 
+def test_bm25_beside_dense_retrievers_is_accepted(recipe: Recipe, tmp_path: Path) -> None:
+    """It has no radit.em; its trial is settled with a note. Names of the kind alone are enough."""
+    values = (recipe.retriever, "bm25")
+    sweep = sweep_of(recipe, str(tmp_path), kind="retrievers", values=values)
+    check_sweep(sweep)
+    bare = dataclasses.replace(recipe, retriever="")
+    check_sweep(dataclasses.replace(sweep, recipe=bare))
+
+
 def test_trials_are_listed_by_their_values_whatever_was_tried_first() -> None:
     space = {"x": Choices(("b", "a")), "lr": Range(1e-5, 1e-3, log=True), "k": Range(1, 20)}
     listed = [("b", 1e-5, 3), ("b", 1e-5, 12), ("b", 2e-4, 1), ("a", 9e-6, 2), ("a", 1e-3, 2)]

@@ -60,9 +60,11 @@ def faithfulness(
 
 
 def read_answers(folder: str, variant: str) -> list[dict[str, Any]]:
-    """A variant's questions, in the order of the shards: id, group, answers, prediction, em."""
+    """A variant's questions, in the order of the shards: id, group, answers, prediction, em,
+    chunk_ids (those shown).
+    """
     place = storage.join(folder, variant)
-    columns = ["id", "group", "answers", "prediction", "em"]
+    columns = ["id", "group", "answers", "prediction", "em", "chunk_ids"]
     return [
         row
         for name in storage.list_files(place)

@@ -58,7 +58,9 @@ def read_space(settings: Sequence[str]) -> dict[str, Choices | Range]:
     space: dict[str, Choices | Range] = {}
     for setting in settings:
         name, separator, text = setting.partition("=")
-        name = name.strip().replace("-", "_")
+        # the third part is a key, such as a task of lm_ft.shares
+        parts = name.strip().split(".", 2)
+        name = ".".join([*(part.replace("-", "_") for part in parts[:2]), *parts[2:]])
         values = tuple(part.strip() for part in text.split(",") if part.strip())
         if not separator or not name or not values:
             raise InputError(

@@ -37,6 +37,8 @@ from radit_ray.engines import checkpoints
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import num_workers
 
+EXPORTED = "exported.json"  # in resume/: the result, once the best weights are exported
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop:
@@ -119,7 +121,7 @@ def fit(
             f"steps={loop.steps}, lr={loop.lr}; expected at least 1 step and a rate above 0"
         )
     folder = storage.join(work.output, "resume")
-    result_file = storage.join(folder, "result.json")
+    result_file = storage.join(folder, EXPORTED)
     if storage.exists(result_file):
         result = dict(storage.read_json(result_file))
         show_dev(resources, label, result["history"])
@@ -206,10 +208,10 @@ def _worker(config: dict[str, Any]) -> None:
     folder = storage.join(output, "resume")
     try:
         result = _train(**config)
+        gc.collect()  # models hold cycles, on every worker, and the export loads one more
         if result:
-            gc.collect()  # models hold cycles, and the export loads the model a second time
             export(checkpoints.best_weights(output, result["best"]))
-            storage.write_json(storage.join(folder, "result.json"), result)
+            storage.write_json(storage.join(folder, EXPORTED), result)
     except InputError as error:
         storage.write_json(storage.join(folder, "error.json"), {"error": str(error)})
 
@@ -280,6 +282,7 @@ def _train(
             )
     if rank:
         return {}
+    show_dev(resources, label, state.history)  # a training that was over already shows it here
     cost = {
         "device_s": state.seconds * world,
         "tokens": state.tokens,

@@ -110,7 +110,8 @@ def judged(found: Spread, worth: float | None) -> dict[str, Any]:
         "p": p_value(found),
         "detectable": detectable(found),
     }
-    needed = questions_needed(found, worth) if worth else None
+    told = worth is not None and found.num_groups > 1
+    needed = questions_needed(found, worth) if told else None
     return {
         "num_questions": found.num_questions,
         "num_groups": found.num_groups,
@@ -119,7 +120,7 @@ def judged(found: Spread, worth: float | None) -> dict[str, Any]:
         **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
         "worth": worth,
         "needed": needed,
-        "seeds_needed": seeds_needed(found, worth) if worth and needed is None else None,
+        "seeds_needed": seeds_needed(found, worth) if told and needed is None else None,
     }
 
 

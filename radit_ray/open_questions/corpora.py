@@ -210,6 +210,19 @@ def tabulated(
     }
 
 
+def told(
+    folder: str, variant: str, questions: Mapping[str, Asked], corpus: str
+) -> tuple[Answers, Seen]:
+    """A variant's answers, and of `questions` whether a right chunk of the corpus was shown."""
+    rows = read_answers(folder, variant)
+    shown = {
+        row["id"]: not questions[row["id"]].chunks(corpus).isdisjoint(row["chunk_ids"])
+        for row in rows
+        if row["id"] in questions
+    }
+    return {row["id"]: row["prediction"] for row in rows}, shown
+
+
 def _all_answers(
     job: Job, runs: Sequence[Run], world: WorldConfig, questions: Mapping[str, Asked]
 ) -> tuple[dict[tuple[str, str], list[Answers]], dict[tuple[str, str], list[Seen]]]:
@@ -222,13 +235,9 @@ def _all_answers(
     seen: dict[tuple[str, str], list[Seen]] = {}
 
     def add(lm: str, corpus: str, folder: str, variant: str) -> None:
-        rows = read_answers(folder, variant)
-        table = {row["id"]: row["prediction"] for row in rows}
-        found.setdefault((lm, corpus), []).append(table)
+        answers, shown = told(folder, variant, questions, corpus)
+        found.setdefault((lm, corpus), []).append(answers)
         if corpus != "none":
-            right = {key: question.chunks(corpus) for key, question in questions.items()}
-            rows = [row for row in rows if row["id"] in right]
-            shown = {row["id"]: not right[row["id"]].isdisjoint(row["chunk_ids"]) for row in rows}
             seen.setdefault((lm, corpus), []).append(shown)
 
     for number, run in enumerate(runs):

@@ -100,8 +100,10 @@ def _needed(found: Mapping[str, Any]) -> str:
     """Questions that show what is worth finding, or why none do."""
     if found["worth"] is None:
         return "-"
+    if found["detectable"] is not None and found["detectable"] <= found["worth"]:
+        return "enough"
     if found["needed"] is not None:
-        return "enough" if found["needed"] <= found["num_questions"] else f"{found['needed']:,}"
+        return f"{found['needed']:,}"
     seeds = found["seeds_needed"]
     return "none: the seeds differ by more" if seeds is None else f"none: {seeds} seeds or more"
 

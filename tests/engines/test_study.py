@@ -59,6 +59,9 @@ def test_spaces_from_text() -> None:
         "e": Choices(("true", "false")),
     }
     assert (found["a"].whole, found["b"].whole) == (True, False)  # type: ignore[union-attr]
+    # hyphens of fields are underscores, those of a key its own
+    named = read_space(["lm-ft.lr=1..2", "lm-ft.shares.natural-questions=0.1"])
+    assert list(named) == ["lm_ft.lr", "lm_ft.shares.natural-questions"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,7 @@ def test_spaces_from_text() -> None:
         (["lr="], "expected field=value"),
         (["k=1,1"], "holds a value twice"),
         (["k=1", "k=2"], "names 'k' twice"),
+        (["lm_ft.lr=1", "lm-ft.lr=2"], "names 'lm_ft.lr' twice"),
         (["lr=3..1"], "a lower end below the upper one"),
         (["lr=0..1:log"], "log: above 0"),
         (["lr=1..2:lin"], "expected low..high or low..high:log"),
