@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from killing import killed
@@ -245,6 +246,37 @@ def test_more_than_the_corpus_has_is_refused_before_anything_is_tuned(
     with pytest.raises(InputError, match=message):
         run_sweep(sweep_of(recipe, str(tmp_path), kind=kind, values=values))
     assert [path.name[:6] for path in (tmp_path / "artifacts").iterdir()] == ["chunk-"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_each_date_is_asked_with_its_answers_and_untuned_pairs_have_points(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path
+) -> None:
+    def later(text: str) -> str:  # every town is founded a thousand years later
+        return re.sub(r"\b1([2-4]\d\d)\b", r"2\1", text)
+
+    corpus, asked = tiny.documents(), tiny.questions()["eval"]
+    changed = [{**row, "text": later(row["text"])} for row in corpus]
+    answered = [{**row, "answers": [later(row["answers"][0])]} for row in asked]
+    values = (recipe.corpus, tiny.write_jsonl(tmp_path / "later.jsonl", changed))
+    dated = ("", tiny.write_jsonl(tmp_path / "later-eval.jsonl", answered))
+    untuned = override(recipe, {"cycles": 0, "variants": "replug,radit", "contrasts": ""})
+    output = str(tmp_path / "out")
+    sweep = sweep_of(untuned, output, kind="snapshot", values=values, dated=dated)
+    results = run_sweep(sweep)
+    assert [point["values"]["corpus"] for point in results["points"]] == list(values)
+    for point in results["points"]:
+        assert point["variants"]["radit"] == point["variants"]["replug"]
+        assert point["variants"]["replug"]["answer_recall@5"]["value"] == 1.0
+    found = {
+        tuple(row["answers"][0] for row in table.to_pylist())
+        for file in Path(output).glob("artifacts/evaluate-*/replug@*/*.parquet")
+        for table in [pq.read_table(file, columns=["answers"])]
+    }
+    assert found == {tuple(row["answers"][0] for row in rows) for rows in (asked, answered)}
+    with pytest.raises(InputError, match="holds a study of another dated"):
+        run_sweep(dataclasses.replace(sweep, dated=("", "")))
 
 
 def test_unknown_curves() -> None:
