@@ -106,6 +106,8 @@ def outcome(prediction: str, *, corpus: str | None, memory: str | None) -> str:
 
 Answers = Mapping[str, str]  # {question id: prediction}
 Seen = Mapping[str, bool]  # {question id: whether a right chunk was among those shown}
+Found = Mapping[tuple[str, str], Sequence[Answers]]  # {(LM, corpus): one table a seed}
+Shown = Mapping[tuple[str, str], Sequence[Seen]]
 
 
 def shares(
@@ -183,10 +185,10 @@ def corpus_of_today(job: Job) -> dict[str, Any]:
 
 
 def tabulated(
-    found: Mapping[tuple[str, str], Sequence[Answers]],
+    found: Found,
     questions: Mapping[str, Asked],
     draws: Mapping[str, int],
-    seen: Mapping[tuple[str, str], Sequence[Seen]],
+    seen: Shown,
 ) -> dict[str, Any]:
     """`cells` by category, corpus given and LM, with the share of questions that were `shown` a
     right chunk; the same of those questions alone, with the new corpus (`where_shown`), and of
@@ -256,10 +258,10 @@ def _all_answers(
 
 
 def _cells(
-    found: Mapping[tuple[str, str], Sequence[Answers]],
+    found: Found,
     by_category: Mapping[str, Mapping[str, Asked]],
     draws: Mapping[str, int],
-    seen: Mapping[tuple[str, str], Sequence[Seen]],
+    seen: Shown,
 ) -> list[dict[str, Any]]:
     """The shares of every category, LM and corpus that it was `given`."""
     made = []
@@ -275,10 +277,10 @@ def _cells(
 
 
 def _where_shown(
-    found: Mapping[tuple[str, str], Sequence[Answers]],
+    found: Found,
     by_category: Mapping[str, Mapping[str, Asked]],
     draws: Mapping[str, int],
-    seen: Mapping[tuple[str, str], Sequence[Seen]],
+    seen: Shown,
 ) -> list[dict[str, Any]]:
     """The shares with the new corpus where a right chunk was shown: what the LM does with it."""
     made = []
@@ -292,7 +294,7 @@ def _where_shown(
 
 
 def _remembered(
-    found: Mapping[tuple[str, str], Sequence[Answers]],
+    found: Found,
     changed: Mapping[str, Asked],
     draws: Mapping[str, int],
 ) -> list[dict[str, Any]]:
@@ -311,7 +313,7 @@ def _remembered(
 
 
 def _contrasts(
-    found: Mapping[tuple[str, str], Sequence[Answers]],
+    found: Found,
     by_category: Mapping[str, Mapping[str, Asked]],
 ) -> list[dict[str, Any]]:
     """With the new corpus, by category: does tuning change the share that follows it, and does an
