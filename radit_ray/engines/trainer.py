@@ -107,8 +107,8 @@ def fit(
 ) -> dict[str, Any]:
     """Trains on Ray Train and returns the result: best step, its dev metrics, history, cost.
 
-    `export` gets the file of the best step's weights ("": the base weights), in rank 0's process,
-    where nothing of the training is left in memory: another process would import torch again.
+    `export` gets the file of the best step's weights ("": the base weights), in rank 0's process
+    once the training's models are let go: another process would import torch again.
     InputError where workers do not fit or the task refuses its input. A lost worker restarts the
     group from the last checkpoint.
     """
