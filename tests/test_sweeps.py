@@ -268,7 +268,6 @@ def test_each_date_is_asked_with_its_answers_and_untuned_pairs_have_points(
     assert [point["values"]["corpus"] for point in results["points"]] == list(values)
     for point in results["points"]:
         assert point["variants"]["radit"] == point["variants"]["replug"]
-        assert point["variants"]["replug"]["answer_recall@5"]["value"] == 1.0
     found = []
     for folder in Path(output).glob("artifacts/evaluate-*/replug@*"):
         tables = [pq.read_table(file, columns=["answers"]) for file in folder.glob("*.parquet")]
