@@ -83,7 +83,7 @@ def test_one_seed_says_what_the_bootstrap_over_groups_says() -> None:
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """5 seeds that decide most of the scatter, 600 repetitions: 95% within three standard errors of
-    such a share; the normal quantile holds it far less often."""
+    such a share; the normal quantile holds it less often."""
     rng = np.random.default_rng(4)
     groups = list(range(60))
     held, held_by_z = [], []
