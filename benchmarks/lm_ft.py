@@ -42,8 +42,9 @@ from benchmarks.workers.loop import peak_bytes, reset_peak, resident_bytes
 from radit_ray.data import storage
 from radit_ray.data.artifacts import commit_shard, read_shard
 from radit_ray.data.rows import RANKED
+from radit_ray.engines.ddp import DdpEngine
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.trainer import DdpEngine, Loop
+from radit_ray.engines.trainer import Loop
 from radit_ray.engines.zero import ZeroEngine
 from radit_ray.models.precision import resolve_precision
 from radit_ray.stages.lm_ft import LmFtConfig, LmFtTask

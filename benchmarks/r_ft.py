@@ -27,8 +27,9 @@ from benchmarks import stand_ins
 from benchmarks.side_by_side import NAIVE, Results, alternate, options_of, speed_row, timed
 from radit_ray.data import storage
 from radit_ray.data.artifacts import commit_shard
+from radit_ray.engines.ddp import DdpEngine, autocast
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.trainer import DdpEngine, Loop, autocast
+from radit_ray.engines.trainer import Loop
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.models.precision import resolve_precision
 from radit_ray.stages.r_ft import RFtConfig, RFtTask

@@ -27,6 +27,7 @@ from radit_ray.engines.answering import METRICS, PREDICTION, SCORE
 from radit_ray.engines.variants import TRUNCATION
 from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
 from radit_ray.open_questions.base import Job, answer, share_artifacts
+from radit_ray.open_questions.command import QuestionArgs, lms_of
 from radit_ray.open_questions.command import run as command
 from radit_ray.open_questions.contrasts import compared, power
 from radit_ray.recipes import Recipe, demo, override, own
@@ -487,6 +488,18 @@ def test_bad_options_are_one_line(
     given = ["--output", str(tmp_path), *words] if words or name == "sizes" else words
     with pytest.raises(InputError, match=message):
         command(name, given)
+
+
+def test_lms_are_put_in_order_of_their_bytes(tmp_path: Path) -> None:
+    paths = []
+    for name, num in (("large", 90_000_000), ("small", 10)):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "model.safetensors").open("wb") as file:
+            file.truncate(num)
+        paths.append(f"{name}={tmp_path / name}")
+    assert list(lms_of(QuestionArgs(lms=tuple(paths)))) == ["small", "s", "large"]
+    unseen = QuestionArgs(lms=(paths[0], "far=s3://models/far"))
+    assert list(lms_of(unseen)) == ["s", "large", "far"]  # as given
 
 
 # --- on Ray ---

@@ -1,12 +1,9 @@
 """Question files in, example rows (`rows.EXAMPLE`) out, each in its split.
 
-A spec is one file, a folder with files named by split (`train.jsonl`, `dev` or `validation`, `eval`
-or `test`), `train=PATH,dev=PATH,eval=PATH` in any subset, `hf:NAME[:CONFIG][:SPLIT]`, or
-`task:NAME[:SPLIT]` (see `tasks`); tasks and what has a split in front may be mixed in one comma
-list. Formats: JSONL, JSON list, Parquet, SQuAD JSON, tables with a header (.csv .tsv), DPR's
-`question TAB ['answer', ...]` (.txt .tsv .csv), QuAIL's XML, all of them also packed, and members
-of an archive as `ARCHIVE.zip!PATTERN`. Rows of the well-known sets are understood: see
-`native_examples`.
+A spec names files, hub sets and tasks: see `example_specs`. Formats: JSONL, JSON list, Parquet,
+SQuAD JSON, tables with a header (.csv .tsv), DPR's `question TAB ['answer', ...]` (.txt .tsv .csv),
+QuAIL's XML, all of them also packed, and members of an archive as `ARCHIVE.zip!PATTERN`. Rows of
+the well-known sets are understood: see `native_examples`.
 
 Splits are never drawn by question but by `group` (gold chunk, else article title, else id), so that
 what was asked in training is not asked again in other words.
@@ -14,7 +11,6 @@ what was asked in training is not asked again in other words.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import os
@@ -25,6 +21,7 @@ from typing import Any
 
 from radit_ray.core.errors import InputError, nearest
 from radit_ray.data import tasks
+from radit_ray.data.example_specs import sources_of
 from radit_ray.data.hub import PREFIX, SPLIT_NAMES, iter_hub, saved_splits
 from radit_ray.data.native_examples import is_own, iter_dpr, partial_examples
 from radit_ray.data.native_files import (
@@ -55,7 +52,7 @@ from radit_ray.data.rows import (
     says_nothing,
     seeded_order,
 )
-from radit_ray.data.storage import exists, is_local, join, list_files, local
+from radit_ray.data.storage import exists, is_local, local
 from radit_ray.data.task_spec import Source
 
 
@@ -71,7 +68,6 @@ _READERS = {
     ".xml": iter_quail_xml,
 }
 _SPLIT_ENDING = re.compile(r"_(train|dev|val|test)$")
-_NAMED = re.compile(rf"({'|'.join(SPLIT_NAMES)})=")
 
 
 def read_examples(
@@ -98,7 +94,7 @@ def read_examples(
     bad = BadRows(mode=on_bad_row, quarantine=quarantine)
     rows: list[dict[str, Any]] = []
     place_of: dict[str, str] = {}
-    for _, group in itertools.groupby(_sources(spec), key=lambda source: source.part):
+    for _, group in itertools.groupby(sources_of(spec, _READERS), key=lambda source: source.part):
         sources = list(group)
         read = [item for s in sources for item in _source_rows(s, bad, task, category)]
         if sources[0].sample:
@@ -135,7 +131,7 @@ def _check(category: str, dev_share: float, eval_share: float, limit: int | None
 def first_example(spec: str) -> dict[str, Any]:
     """The first row of a spec, without reading the rest."""
     bad = BadRows()
-    for source in _sources(spec):
+    for source in sources_of(spec, _READERS):
         for _, _, row in _source_rows(source, bad, "", ""):
             return row
     raise InputError(f"{spec}: no usable example; expected rows with `question` and `answers`")
@@ -292,73 +288,6 @@ def _row(
     except InputError as error:
         bad.report(path, record, str(error))
         return None
-
-
-def _sources(spec: str) -> list[Source]:
-    """What a spec names, in order."""
-    if not spec.strip():
-        raise InputError("the examples are an empty string; give a file, a folder or hf:NAME")
-    found = []
-    for part in _parts(spec):
-        named = _NAMED.match(part)
-        split = SPLIT_NAMES[named[1]] if named else ""
-        path = part[named.end() :] if named else part
-        if path.startswith(tasks.PREFIX):
-            found += [
-                dataclasses.replace(source, split=split or source.split)
-                for source in tasks.sources(path)
-            ]
-        elif named:
-            found.append(Source(path=path, split=split))
-        elif is_local(path) and os.path.isdir(local(path)):
-            found += [Source(path=p, split=name) for name, p in _folder_files(local(path))]
-        else:
-            found.append(Source(path=path))
-    return found
-
-
-def _parts(spec: str) -> list[str]:
-    """The items of a comma list. A comma inside a path stays: a new item begins with a split or
-    with `task:`, or follows a task.
-    """
-    parts: list[str] = []
-    for text in spec.split(","):
-        item = text.strip()
-        after_task = bool(parts) and _NAMED.sub("", parts[-1], count=1).startswith(tasks.PREFIX)
-        if not parts or after_task or _NAMED.match(item) or item.startswith(tasks.PREFIX):
-            parts.append(item)
-        else:
-            parts[-1] += f",{text}"
-    return parts
-
-
-def _folder_files(folder: str) -> list[tuple[str, str]]:
-    """Files of a folder by the one split name in theirs; a single file may have any name."""
-    splits = saved_splits(folder)
-    if splits == [""]:
-        return [("", folder)]
-    if splits:
-        named = [(SPLIT_NAMES.get(name, ""), f"{PREFIX}{folder}::{name}") for name in splits]
-        return [(split, path) for split, path in named if split]
-    plain, files = [], []
-    for name in list_files(folder):
-        endings = suffixes(name)
-        if "/" in name or name.startswith((".", "_")) or not endings:
-            continue
-        if endings[-1] not in _READERS:
-            continue
-        words = re.split(r"[^a-z]+", name.lower())
-        found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-        if len(found) == 1:
-            files.append((found.pop(), join(folder, name)))
-        else:
-            plain.append(("", join(folder, name)))
-    if files or len(plain) == 1:
-        return files or plain
-    raise InputError(
-        f"{folder}: {len(plain)} example files, none named by its split; expected train.jsonl, "
-        "dev.jsonl, eval.jsonl, or give train=PATH,dev=PATH,eval=PATH"
-    )
 
 
 def _cut_splits(rows: list[dict[str, Any]], shares: dict[str, float], seed: int) -> None:

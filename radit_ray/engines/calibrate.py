@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from radit_ray.core.chunking import chunk_document
-from radit_ray.engines.trainer import autocast
+from radit_ray.engines.ddp import autocast
 from radit_ray.models import faiss_shard
 from radit_ray.models.precision import resolve_precision
 

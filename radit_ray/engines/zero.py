@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO 1-3 behind the same three calls as `trainer.DdpEngine`; imported only where a zero
+"""DeepSpeed ZeRO 1-3 behind the same three calls as `ddp.DdpEngine`; imported only where a zero
 stage is asked for.
 
 Weights stay fp32 and are cast by autocast, as under DDP, so that the two agree; DeepSpeed shards
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from filelock import FileLock
 from torch import Tensor, nn
 
+from radit_ray.engines.ddp import autocast
 from radit_ray.engines.resources import Resources
 
 
@@ -106,8 +107,6 @@ class ZeroEngine:
         """One optimiser step; every worker runs as many backward passes, since each one
         communicates.
         """
-        from radit_ray.engines.trainer import autocast
-
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batches = task.batches(step, rank, world)

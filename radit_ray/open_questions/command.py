@@ -12,6 +12,7 @@ from typing import Any
 from radit_ray.cli import RunArgs
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
+from radit_ray.engines.references import model_bytes
 from radit_ray.models.presets import LEXICAL
 from radit_ray.open_questions.base import Job, Lines, answer, share_artifacts
 from radit_ray.options import parse
@@ -39,7 +40,9 @@ class QuestionArgs(RunArgs):
     roles: tuple[str, ...] = ("replug", "radit")  # question 1: pairs that are shown more chunks
     ks: tuple[int, ...] = (1, 3, 10, 20, 50, 100)  # question 1
     num_cycles: int = 3  # question 3
-    lms: tuple[str, ...] = ()  # sizes: NAME=PATH, smallest first; the packaged s comes first
+    lms: tuple[
+        str, ...
+    ] = ()  # sizes: NAME=PATH of LMs beside the packaged s; put in order by bytes
     # train the first seed's pair, print what all the rest will cost, and stop
     only_estimate: bool = False
 
@@ -122,7 +125,7 @@ def _parts(
             lambda job, run: cycles.estimate(job, run, args.num_cycles),
             lambda job: cycles.more_cycles(job, args.num_cycles),
         )
-    lms = _lms(args)
+    lms = lms_of(args)
     _need(job, sizes.SHOWN)
     return (
         lambda job, run: sizes.estimate(job, run, lms),
@@ -137,7 +140,8 @@ def _need(job: Job, variants: Sequence[str]) -> None:
         raise InputError(f"variant {missing[0]!r} is not in the recipe; this question needs it")
 
 
-def _lms(args: QuestionArgs) -> dict[str, str]:
+def lms_of(args: QuestionArgs) -> dict[str, str]:
+    """{size: folder}, smallest first where their bytes can be seen, else as given."""
     lms = {"s": args.lm or WORLD_LM} if args.recipe == "demo" else {}
     for pair in args.lms:
         size, separator, path = pair.partition("=")
@@ -149,4 +153,7 @@ def _lms(args: QuestionArgs) -> dict[str, str]:
             "expected LMs of two sizes or more: radit world-lm --size m --output runs/lm-m, then "
             "--lms m=runs/lm-m"
         )
-    return lms
+    sizes = {size: model_bytes(path) for size, path in lms.items()}
+    if 0 in sizes.values():
+        return lms
+    return dict(sorted(lms.items(), key=lambda pair: sizes[pair[0]]))

@@ -16,7 +16,8 @@ from torch import nn
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.engines.checkpoints import State, Store, best_weights
-from radit_ray.engines.trainer import DdpEngine, Loop
+from radit_ray.engines.ddp import DdpEngine
+from radit_ray.engines.trainer import Loop
 
 LOOP = Loop(
     steps=20,
