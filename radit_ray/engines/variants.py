@@ -55,6 +55,11 @@ class Variant:
     )
     eos_token: str = ""  # only for a tokenizer without EOS and SEP
 
+    @property
+    def nested(self) -> bool:
+        """Whether variants with other ks are answered together with this one: prefixes of it."""
+        return self.k > 0 and self.ensemble != "concat"
+
 
 def check_variant(variant: Variant) -> None:
     """InputError on an unknown ensemble or template, or numbers out of range."""

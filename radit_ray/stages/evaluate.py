@@ -31,7 +31,8 @@ from radit_ray.data.artifacts import (
     shard_names,
     versions_in,
 )
-from radit_ray.data.work import Work
+from radit_ray.data.work import FINGERPRINT, Work
+from radit_ray.engines.answered import take_answers
 from radit_ray.engines.answering import PREDICTION, answer_depths
 from radit_ray.engines.demonstrations import draw_shots, shots_of
 from radit_ray.engines.measuring import check_contrast, measure, read_predictions
@@ -110,6 +111,8 @@ def evaluate(
                 "differences between them are also those of the corpora",
                 file=sys.stderr,
             )
+        if FINGERPRINT in output:  # a store of artifacts, not a folder that someone chose
+            take_answers(work)
         items, twins = _items(config, ranked_of, lm_of, work)
         arguments = {
             "output": work.output,
@@ -154,14 +157,16 @@ def _cost(
     work: Work[EvaluateConfig], names: Sequence[str], twins: Mapping[str, str]
 ) -> dict[str, dict[str, float]]:
     """{variant: questions, device_s, tokens}. Of variants that were answered together the one with
-    most chunks bears it all; a second name of another variant has that one's.
+    most chunks bears it all; a second name of another variant has that one's, and answers taken
+    from another evaluation what they cost there.
     """
     found = {name: {"questions": 0.0, "device_s": 0.0, "tokens": 0.0} for name in names}
     for sidecar in work.committed().values():
         spent = found[sidecar["name"].rpartition("/")[0]]
         spent["questions"] += sidecar["rows"]
         for what in ("device_s", "tokens"):
-            spent[what] += sidecar["stats"].get(what, 0)
+            stats = sidecar["stats"]
+            spent[what] += stats.get(what, 0) + stats.get(f"reused_{what}", 0)
     return found | {name: found[original] for name, original in twins.items()}
 
 
@@ -187,8 +192,8 @@ def _items(
         same = dataclasses.replace(variant, name="", lm="", ranked="", t_r=t_r)
         made_of = (lm_of[variant.name].fingerprint, source.fingerprint)
         original = first.setdefault((same, made_of), variant.name)
-        shared = variant.k > 0 and variant.ensemble != "concat"
-        group = (shared, dataclasses.replace(same, k=0) if shared else same, made_of)
+        nested = variant.nested
+        group = (nested, dataclasses.replace(same, k=0) if nested else same, made_of)
         if original != variant.name:
             twins[variant.name] = original
             continue

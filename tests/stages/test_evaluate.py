@@ -5,6 +5,7 @@ rows, paired contrasts, and the same numbers as answering in this process.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def evaluated(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Artifac
         bootstrap=200,
         precision="fp32",
     )
-    output = str(tmp_path_factory.mktemp("evaluate") / "out")
+    output = str(tmp_path_factory.mktemp("evaluate") / "evaluate-{fingerprint}")
     return evaluate(config, ranked=chain.ranked, output=output, resources=ONE)
 
 
@@ -157,6 +158,44 @@ def test_a_rerun_with_moved_models_reuses(
     again = evaluate(config, ranked=chain.ranked, output=evaluated.path, resources=ONE)
     assert again == evaluated
     assert Path(evaluated.path, "manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_what_another_evaluation_answered_is_not_asked_again(
+    evaluated: Artifact, chain: Chain, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of other names, with other contrasts; but not where other ks would have borne the cost."""
+    given = {variant.name: variant for variant in variants_of(chain)}
+    renamed = dataclasses.replace(given["one-prompt"], name="concat")
+    deep = dataclasses.replace(given["replug"], name="deep", k=2)
+    config = EvaluateConfig(
+        variants=(given["closed-book"], renamed, given["mixed"], given["replug"], deep),
+        contrasts=("concat-minus-closed-book",),
+        bootstrap=100,
+        precision="fp32",
+    )
+    beside = str(Path(evaluated.path).parent / "evaluate-{fingerprint}")
+    again = evaluate(config, ranked=chain.ranked, output=beside, resources=ONE)
+    assert "closed-book, concat, mixed: answered before" in capfd.readouterr().err
+    for name, older in (("closed-book",) * 2, ("concat", "one-prompt"), ("mixed",) * 2):
+        assert predictions(again, name) == predictions(evaluated, older)
+        assert again.metrics["cost"][name] == evaluated.metrics["cost"][older]
+    manifest = read_manifest(again.path)
+    assert manifest is not None
+    asked = sum(again.metrics["cost"][name]["tokens"] for name in ("replug", "deep"))
+    assert 0 < manifest["cost"]["tokens"] == asked
+    assert manifest["cost"]["reused_tokens"] > 0
+
+
+def test_damaged_answers_are_asked_again(evaluated: Artifact, chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(evaluated.path, tmp_path / Path(evaluated.path).name)
+    for part in (tmp_path / Path(evaluated.path).name / "closed-book").iterdir():
+        part.write_bytes(part.read_bytes()[:-9] + b"x" * 9)
+    closed_book = variants_of(chain)[0]
+    config = EvaluateConfig(variants=(closed_book,), bootstrap=100, precision="fp32")
+    output = str(tmp_path / "evaluate-{fingerprint}")
+    again = evaluate(config, ranked=chain.ranked, output=output, resources=ONE)
+    assert predictions(again, "closed-book") == predictions(evaluated, "closed-book")
+    assert again.metrics["cost"]["closed-book"]["tokens"] > 0
 
 
 @pytest.mark.parametrize(
