@@ -176,7 +176,10 @@ def unit_costs(run: Run) -> dict[str, float]:
     found = {name: stage["cost"]["wall_s"] for name, stage in results["stages"].items()}
     manifest = read_manifest(run.evaluated)
     assert manifest is not None
-    found["evaluate_token"] = manifest["cost"]["wall_s"] / max(1, manifest["cost"]["tokens"])
+    cost = manifest["cost"]  # answers that another evaluation had already count as they did there
+    wall_s = cost["wall_s"] + cost.get("reused_device_s", 0.0)
+    tokens = cost.get("tokens", 0.0) + cost.get("reused_tokens", 0.0)
+    found["evaluate_token"] = wall_s / max(1.0, tokens)
     return found
 
 
