@@ -75,6 +75,7 @@ sweeps (resumable; Ray Tune and Optuna)
 before a long run
   radit plan RECIPE --chunks 399M --lm 7B --gpus 8 --device a100
                    FLOPs, device hours, memory, storage and money of every stage
+  radit plan like RUN --chunks 35k --eval 2.5k --set lm_ft.steps=500
   radit plan index --chunks 399M --memory 200 --recall 0.9
                    which kind of index finds that much in so many GB, and how fast
 

@@ -129,11 +129,12 @@ def predictions(arguments: Sequence[str]) -> None:
 
 
 def plan(arguments: Sequence[str]) -> None:
-    """`radit plan RECIPE --chunks N --lm N [--gpus N] [--device a100 | --rates FILE]`, and
-    `radit plan index`.
+    """`radit plan RECIPE --chunks N --lm N [--gpus N] [--device a100 | --rates FILE]`, `radit plan
+    like RUN` and `radit plan index`.
     """
-    if arguments[:1] == ["index"]:
-        plan_index(arguments[1:])
+    parts = {"index": plan_index, "like": plan_like}
+    if arguments and arguments[0] in parts:
+        parts[arguments[0]](arguments[1:])
         return
     about = (
         "What a run will cost, stage by stage. Rates of GPUs are assumptions (40% of the published "
@@ -172,6 +173,47 @@ def plan(arguments: Sequence[str]) -> None:
         num_eval=number(args.eval),
     )
     plans = plan_run(recipe_named(args.recipe), sizes, rates, num_devices=args.gpus)
+    print(json.dumps([dataclasses.asdict(p) for p in plans]) if args.json else text(plans))
+
+
+def plan_like(arguments: Sequence[str]) -> None:
+    """`radit plan like RUN [--chunks N] [--train N] [--eval N] [--set FIELD=NUMBER ...]`."""
+    about = (
+        "What a run will cost, from a small finished one with the same models on the same sort of "
+        "machine: work grows with chunks, questions, steps and k, start-up does not."
+    )
+    fields: list[Any] = [
+        ("run", word("folder of the small run")),
+        ("chunks", option(str, "chunks of the corpus, such as 35k or 399M; else the run's"), ""),
+        ("train", option(str, "training questions; else the run's"), ""),
+        ("dev", option(str, "dev questions; else the run's"), ""),
+        ("eval", option(str, "evaluated questions; else the run's"), ""),
+        ("devices", option(int, "GPUs, or CPUs of a cluster without; 0 = as the run had"), 0),
+        (
+            "rates",
+            option(str, "file of `radit doctor --calibrate`: what reading vectors takes"),
+            "",
+        ),
+        ("price", option(float, "of one device and hour, in any currency"), 0.0),
+        ("set", option(tuple[str, ...], "FIELD=NUMBER of the recipe, such as lm_ft.steps=500"), ()),
+        ("json", option(bool, "print JSON instead of a table"), False),
+    ]
+    kind = dataclasses.make_dataclass("PlanLikeArgs", fields, kw_only=True, frozen=True)
+    args = parse(kind, arguments, "radit plan like", about)
+    from radit_ray import plan_like as like
+    from radit_ray.plan import number, read_rates, text
+
+    pilot = like.read_pilot(args.run)
+    given = {name: getattr(args, name) for name in ("chunks", "train", "dev", "eval")}
+    counts = {f"num_{name}": number(value) for name, value in given.items() if value}
+    plans = like.plan_like(
+        pilot,
+        dataclasses.replace(pilot.counts, **counts),
+        like.changes_of(args.set),
+        num_devices=args.devices,
+        price_per_hour=args.price,
+        search_bytes_per_s=read_rates(args.rates).search_bytes_per_s if args.rates else 0.0,
+    )
     print(json.dumps([dataclasses.asdict(p) for p in plans]) if args.json else text(plans))
 
 

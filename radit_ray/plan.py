@@ -7,7 +7,8 @@ A forward pass is counted as 2 FLOPs a parameter and token, a training step as 6
 that backward), without attention's own term, which is below a tenth for the lengths used here. An
 exact search reads every vector once for each batch of queries, and multiplies 2 N D a query. What
 a device reaches is no property of the method: `Rates` come from `radit doctor --calibrate`, or are
-given; those of GPUs here are 40% of the published peak, an assumption.
+given; those of GPUs here are 40% of the published peak, an assumption. `plan_like` reads both off a
+small run instead, for models that are there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ BYTES_PER_WORD = 6.0  # of English text, with its space
 TOKENS_PER_WORD = 1.35  # WordPiece and BPE, English
 COMPRESSION = 0.45  # zstd on text in Parquet
 QUERY_BATCH = 512  # queries that read the vectors together
+SHOTS = 5  # demonstrations of replug-5shot
 ADAM_BYTES = 16  # a parameter under AdamW in fp32: weights, gradient, two moments
 MAY_BE_0 = ("start_s", "price_per_hour")  # of Rates
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -147,6 +149,7 @@ def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) ->
     scored = min(recipe.score.num_examples or ranked, ranked)
     drawn = scored * recipe.score.corpus_share  # a query and an answer of corpus_tokens each
     asked_tokens = (scored - drawn + recipe.score.dev_limit) * (prompt_tokens + sizes.answer_tokens)
+    learnt_tokens = (scored - drawn) * query_tokens + drawn * recipe.retrieve.corpus_tokens
     drawn_tokens = drawn * (chunk_tokens + 2 * recipe.retrieve.corpus_tokens)
     step_tokens = recipe.lm_ft.batch_size * recipe.lm_ft.seq_len
 
@@ -201,8 +204,10 @@ def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) ->
         )
 
     shown = [v for v in recipe.variants if v not in ("closed-book", "it")]
-    asked = sizes.num_eval * recipe.k_infer * len(shown)
-    answered = asked * (prompt_tokens + sizes.answer_tokens * (1 + sizes.answers_per_question))
+    shots = sum(SHOTS for name in shown if name == "replug-5shot")  # each with a chunk of its own
+    asked = sizes.num_eval * recipe.k_infer
+    answers = sizes.answer_tokens * (1 + sizes.answers_per_question)
+    answered = asked * (prompt_tokens * (len(shown) + shots) + answers * len(shown))
     serving = 2.0 * sizes.lm_parameters
     fits = "" if serving <= rates.memory_bytes else "the LM does not fit one device"
     plans = [
@@ -239,10 +244,10 @@ def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) ->
         ),
         stage(
             "r-ft",
-            flops=3 * encoder * scored * recipe.r_ft.epochs * query_tokens,
+            flops=3 * encoder * recipe.r_ft.epochs * learnt_tokens,
             training=True,
             memory=ADAM_BYTES * sizes.encoder_parameters,
-            storage=4.0 * sizes.encoder_parameters,
+            storage=12.0 * sizes.encoder_parameters,  # fp32: tuned, and both sides for others' use
         ),
         dataclasses.replace(search("retrieve"), name="retrieve-tuned"),
         stage("evaluate", flops=lm * answered, memory=serving, note=fits),

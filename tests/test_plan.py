@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from radit_ray.plan import (
     text,
     together,
 )
+from radit_ray.plan_like import Counts, Pilot, changed, changes_of, plan_like
 from radit_ray.recipes import paper, squad_open
 
 RATES = Rates(inference_flops_per_s=1e12, training_flops_per_s=5e11, search_bytes_per_s=1e10)
@@ -84,30 +86,32 @@ def test_flops_of_squad_open_are_those_of_its_manifests() -> None:
         assert found[name].flops == pytest.approx(measured[name]["cost"]["flops"], rel=0.1), name
 
 
+def cell(predicted: float, measured: float) -> dict[str, float]:
+    return {"by_rates": 2 * predicted, "predicted": predicted, "measured": measured}
+
+
 def test_a_benchmark_of_the_plan_holds_the_larger_factor_either_way(tmp_path: Path) -> None:
     stages = {
-        "embed": {
-            "wall_s": {"predicted": 10.0, "measured": 40.0},
-            "flops": {"predicted": 3e9, "measured": 1e9},
-        },
-        "index": {
-            "wall_s": {"predicted": 20.0, "measured": 20.0},
-            "flops": {"predicted": 0.0, "measured": 0.0},  # nothing to compare
-        },
+        "embed": {"wall_s": cell(10.0, 40.0), "flops": cell(3e9, 1e9)},
+        "score": {"wall_s": cell(3.0, 6.0)},  # the start of processes
+        "index": {"wall_s": cell(20.0, 20.0), "flops": cell(0.0, 0.0)},  # nothing to compare
     }
     rows = {row["name"]: row for row in rows_of("half", stages)}
     assert {name: row["ratio"] for name, row in rows.items()} == {
         "half/embed/wall_s": 4.0,
         "half/embed/flops": 3.0,
+        "half/score/wall_s": 2.0,
         "half/index/wall_s": 1.0,
         "half/together/wall_s": 2.0,
     }
+    assert [name for name, row in rows.items() if row["bound"]] == ["half/score/wall_s"]
     made = {"command": "python -m benchmarks.plan x", "commit": "abc", "hardware": "2 cores"}
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "scale.md"
     page.write_text(SCALE.read_text())
-    publish_plan({**made, "rows": list(rows.values())}, root=tmp_path)
-    assert "| embed | wall_s | 10 / 40 |" in page.read_text()
+    publish_plan({**made, "run_commits": ["abc"], "rows": list(rows.values())}, root=tmp_path)
+    assert "| embed | wall_s | 20 / 10 / 40 |" in page.read_text()
+    assert "1 of 5 figures are within a factor of 1.2 and 1 more" in page.read_text()
     assert page.read_text().partition("<!-- plan")[0] == SCALE.read_text().partition("<!-- plan")[0]
 
 
@@ -168,3 +172,94 @@ def test_the_price_of_a_file_of_rates_counts(
     assert money > 0
     _dispatch([*words, "--price", "4"])
     assert sum(r["money"] for r in json.loads(capsys.readouterr().out)) == pytest.approx(2 * money)
+
+
+# --- like a small run ---
+
+
+def manifest(wall_s: float, device_s: float, **more: Any) -> dict[str, Any]:
+    cost = {"wall_s": wall_s, "device_s": device_s, "flops": 1e9, "num_workers": 1}
+    return {"cost": cost, "files": [{"bytes": 100}], "metrics": {}, **more}
+
+
+def small_run() -> Pilot:
+    recipe = json.loads(json.dumps(dataclasses.asdict(paper())))
+    recipe["score"].update(num_examples=50, dev_limit=10)
+    recipe["retrieve"].update(corpus_examples=20, examples_per_shard=10)
+    recipe["lm_ft"].update(steps=10)
+    stages = {
+        "chunk": manifest(2.0, 1.0, metrics={"num_documents": 10}, rows=100),
+        "embed": manifest(7.0, 4.0),
+        "index": manifest(2.0, 0.5, metrics={"dimension": 4}),
+        "retrieve": manifest(9.0, 8.0),
+        "lm-ft": manifest(30.0, 12.0),
+        "score": manifest(8.0, 6.0),
+        "r-ft": manifest(25.0, 8.0),
+        "retrieve-tuned": manifest(9.0, 8.0),
+        "evaluate": manifest(20.0, 30.0),
+    }
+    counts = Counts(num_chunks=100, num_train=60, num_dev=20, num_eval=40)
+    return Pilot(recipe=recipe, counts=counts, num_devices=2, stages=stages)
+
+
+def test_a_plan_like_a_run_is_that_run() -> None:
+    small = small_run()
+    for plan in plan_like(small, small.counts):
+        found = small.stages[plan.name]["cost"]
+        assert plan.wall_s == pytest.approx(found["wall_s"]), plan.name
+        assert plan.device_s == pytest.approx(found["device_s"])
+        assert (plan.flops, plan.storage_bytes) == (1e9, 100)
+
+
+def test_work_grows_and_start_up_does_not() -> None:
+    small = small_run()
+    many = Counts(num_chunks=1000, num_train=600, num_dev=200, num_eval=400)
+    changes = {"lm_ft.steps": 40.0, "score.num_examples": 500.0, "score.dev_limit": 100.0}
+    changes["retrieve.corpus_examples"] = 200.0
+    found = {plan.name: plan for plan in plan_like(small, many, changes, price_per_hour=3600.0)}
+    # start-up 5 s: 8 / 2 of the 9; the work ten times, on two workers
+    assert found["retrieve"].wall_s == pytest.approx(5 + 40)
+    assert found["evaluate"].wall_s == pytest.approx(5 + 150)
+    # one process trains: 18 s are start-up; a model is as large after more steps
+    assert found["lm-ft"].wall_s == pytest.approx(18 + 4 * 12)
+    assert found["lm-ft"].storage_bytes == 100
+    assert found["score"].device_s == pytest.approx(60)
+    assert found["index"].storage_bytes == pytest.approx(1000)
+    assert found["lm-ft"].money == pytest.approx(2 * (18 + 4 * 12))
+    four = {plan.name: plan for plan in plan_like(small, many, changes, num_devices=4)}
+    assert four["evaluate"].wall_s == pytest.approx(5 + 75)
+    # ten documents of a shard for 250: its one worker had all of the 4 s
+    assert found["embed"].device_s == pytest.approx(40)
+    assert found["embed"].wall_s == pytest.approx(3 + 40)
+
+
+def test_many_more_vectors_are_read_or_told_of() -> None:
+    small = small_run()
+    huge = dataclasses.replace(small.counts, num_chunks=1e6)
+    told = {plan.name: plan for plan in plan_like(small, huge)}
+    assert "give --rates" in told["retrieve"].note
+    read = {plan.name: plan for plan in plan_like(small, huge, search_bytes_per_s=1e6)}
+    assert read["retrieve"].note == ""
+    assert read["retrieve"].device_s == pytest.approx(8 + 2 * (1e6 - 100) * 4 / 1e6)  # one batch
+
+
+def test_bad_small_runs_and_settings(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no run\.json"):
+        _dispatch(["plan", "like", str(tmp_path)])
+    with pytest.raises(InputError, match=r"lm_ft\.step=5: no number of the run.*lm_ft\.steps"):
+        changed(small_run().recipe, {"lm_ft.step": 5.0})
+    with pytest.raises(InputError, match=r"--set lm_ft\.steps=many; expected FIELD=NUMBER"):
+        changes_of(["lm_ft.steps=many"])
+
+
+@pytest.mark.ray
+def test_a_finished_run_is_read(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _dispatch(["plan", "like", str(own_run), "--json"])
+    found = {plan["name"]: plan for plan in json.loads(capsys.readouterr().out)}
+    stages = json.loads((own_run / "results.json").read_text())["stages"]
+    assert found.keys() == stages.keys()
+    for name, plan in found.items():
+        assert plan["wall_s"] >= stages[name]["cost"]["wall_s"] - 1e-6  # or more than one worker
+        assert plan["device_s"] == pytest.approx(stages[name]["cost"]["device_s"])
+    _dispatch(["plan", "like", str(own_run), "--eval", "10k", "--set", "lm_ft.steps=1000"])
+    assert "together" in capsys.readouterr().out

@@ -27,9 +27,17 @@ def environment(command: str = "") -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "hardware": f"{os.cpu_count()} x {cpu}, {memory:.0f} GiB{''.join(f', {g}' for g in gpus)}",
+        "cluster": _cluster(),
         "versions": versions(),
         "command": command or redacted(shlex.join([_program(), *sys.argv[1:]])),
     }
+
+
+def _cluster() -> dict[str, float]:
+    """CPUs and GPUs of the Ray cluster that this process is connected to; none where it is not."""
+    ray = sys.modules.get("ray")  # importing it takes a second, and tells nothing that is unknown
+    has = ray.cluster_resources() if ray is not None and ray.is_initialized() else {}
+    return {kind: has.get(kind, 0.0) for kind in ("CPU", "GPU")}
 
 
 def _program() -> str:
