@@ -86,7 +86,7 @@ def _run(results: Results, record: Mapping[str, Any]) -> Html:
         "questions": f"{results['num_questions']:,}" if results["variants"] else "none",
         "LM": short(recipe["lm"]),
         "retriever": short(recipe["retriever"]),
-        "training seeds": _counted(results["seeds"]),
+        "training seeds": counted(results["seeds"]),
         "time": seconds(results["wall_s"]),
         "hardware": made["hardware"],
         "commit": made["versions"].get("commit", "unknown"),
@@ -109,9 +109,9 @@ def _counted_tasks(record: Mapping[str, Any]) -> Sequence[str]:
     return tuple(record["recipe"]["evaluate"]["tasks"])
 
 
-def _counted(seeds: Sequence[int]) -> str:
+def counted(seeds: Sequence[int]) -> str:
     """
-    >>> _counted([0]), _counted([0, 1, 2])
+    >>> counted([0]), counted([0, 1, 2])
     ('1 (seed 0)', '3 (seeds 0, 1, 2)')
     """
     return f"{len(seeds)} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"

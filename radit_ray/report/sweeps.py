@@ -13,7 +13,7 @@ from radit_ray.report.costs import fronts as fronts_shown
 from radit_ray.report.curves import lines
 from radit_ray.report.figures import axis_of
 from radit_ray.report.fronts import listing
-from radit_ray.report.html import document, flat, listed
+from radit_ray.report.html import counted, document, flat, listed
 from radit_ray.report.markup import Html, join, table, tag
 from radit_ray.report.points import COMPARED, SHOWN, curves, fields_of, fronts, names_of
 from radit_ray.report.table import difference_text, how_made, interval_text, text_table
@@ -153,7 +153,7 @@ def html(results: Results) -> str:
     facts = {
         "points": str(len(results["points"])),
         "questions": f"{max(point['num_questions'] for point in results['points']):,}",
-        "training seeds": ", ".join(map(str, results["seeds"])),
+        "training seeds": counted(results["seeds"]),
         "hardware": made["hardware"],
         "commit": made["versions"].get("commit", "unknown"),
         "command": tag("code", made["command"]),
@@ -267,9 +267,12 @@ def _made(results: Results) -> Html:
     failed = [", ".join(f"{k}={v}" for k, v in flat(t).items()) for t in results.get("failed", [])]
     objectives = ", ".join(f"{n} {way}" for n, way in results["objectives"].items())
     chosen = {"sampler": results.get("sampler", "grid"), "objectives": objectives, **space}
-    parts = [tag("p", "Every trial is a run's folder of its own beside sweep.json; what two trials "
-                 "share is made once, in artifacts/. `radit report` of a trial's folder shows its "
-                 "questions, stages and lineage."), listed(chosen)]  # fmt: skip
+    told = (
+        "Every trial is a run's folder of its own beside sweep.json; what two trials share is made "
+        "once, in artifacts/. "
+    )
+    rest = " of a trial's folder shows its questions, stages and lineage."
+    parts = [tag("p", told, tag("code", "radit report"), rest), listed(chosen)]
     if failed:
         parts.append(tag("p", f"Failed, without a point: {'; '.join(failed)}."))
     if sizes:
