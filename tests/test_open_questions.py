@@ -384,6 +384,55 @@ def test_a_cycle_helps_where_it_beats_both_its_start_and_as_many_steps() -> None
     assert cycles.claims(found, 2)["cycle-2-base"]["verdict"] == "undecided"
 
 
+def test_a_larger_lm_gains_more_where_both_metrics_say_so() -> None:
+    def gain(em: float, nll: float, p_em: float, p_nll: float | None) -> dict[str, Any]:
+        pair = (("em", em, p_em), ("nll", nll, p_nll))
+        return {metric: {"diff": diff, "power": {"p": p}} for metric, diff, p in pair}
+
+    found = {
+        "m.gain-lm-ft-minus-xs.gain-lm-ft": gain(0.1, -0.5, 0.001, 0.01),  # more by both
+        "m.gain-r-ft-minus-xs.gain-r-ft": gain(-0.1, 0.5, 0.004, 0.001),  # less by both
+        "m.gain-radit-minus-xs.gain-radit": gain(0.1, 0.5, 0.001, 0.001),  # they contradict
+        "m.gain-all-minus-xs.gain-all": gain(0.1, -0.5, 0.001, None),  # of one subject
+    }
+    made = sizes.claims(found, "xs", "m")
+    assert made["lm-ft"] == {"p": 0.01, "adjusted": 0.03, "verdict": "gains more"}
+    assert made["r-ft"] == {"p": 0.004, "adjusted": 0.016, "verdict": "gains less"}
+    for name in ("radit", "all"):
+        assert made[name] == {"p": 1.0, "adjusted": 1.0, "verdict": "undecided"}
+
+
+def size_results() -> dict[str, Any]:
+    tables: dict[str, list[Any]] = {}
+    for number, size in enumerate(("xs", "s", "m")):
+        for name in sizes.SHOWN:
+            seeds = (0,) if name in ("closed-book", "replug") else (0, 1)
+            tables[f"{size}.{name}"] = [noisy(number + 10 * s, 0.5) for s in seeds]
+    for size in ("xs", "s", "m"):
+        for name, (a, b) in sizes.GAINS.items():
+            sides = tables[f"{size}.{a}"], tables[f"{size}.{b}"] * 2
+            pairs = zip(*sides, strict=False)
+            tables[f"{size}.gain-{name}"] = [sizes.gain_rows(x, y) for x, y in pairs]
+    sides = (("xs", "s"), ("s", "m"), ("xs", "m"))
+    contrasts = [f"{b}.gain-{n}-minus-{a}.gain-{n}" for a, b in sides for n in sizes.GAINS]
+    recipe = override(demo(lm="x"), {"evaluate.bootstrap": 50})
+    measured = compared(tables, contrasts, recipe)
+    fields = {name: measured[name] for name in ("num_questions", "variants", "contrasts")}
+    lms = {size: {"bytes": 2 * n, "num_parameters": n} for n, size in enumerate(("xs", "s", "m"))}
+    return results_of(
+        "sizes", **fields, lms=lms, claims=sizes.claims(measured["contrasts"], "xs", "m")
+    )
+
+
+def test_the_page_of_sizes_has_its_claims_and_a_plot_of_levels() -> None:
+    text = page("sizes", {"demo": size_results()})
+    assert "Does `m` gain more than `xs`?" in text
+    assert "| gain-radit |" in text
+    for plot in plots("sizes", size_results()):
+        assert plot["labels"] == ["xs", "s", "m"]
+        assert set(plot["series"]) == set(sizes.SHOWN)
+
+
 def results_of(name: str, **fields: Any) -> dict[str, Any]:
     made = {"versions": {"commit": "abc"}, "hardware": "2 cores", "command": "python jobs/x.py"}
     return {

@@ -20,6 +20,7 @@ from radit_ray.engines.references import model_bytes
 from radit_ray.engines.variants import TRUNCATION
 from radit_ray.open_questions.base import Job, Lines, runs_of, unit_costs
 from radit_ray.open_questions.contrasts import SHARED, compared
+from radit_ray.open_questions.power import holm
 from radit_ray.runs import Run
 
 GAINS = {  # name -> what is held against what
@@ -47,13 +48,32 @@ def lm_sizes(job: Job, lms: Mapping[str, str]) -> dict[str, Any]:
             pairs = zip(first, second, strict=True)
             tables[f"{size}.gain-{name}"] = [gain_rows(x, y) for x, y in pairs]
     contrasts = [f"{size}.{a}-minus-{size}.{b}" for size in lms for a, b in GAINS.values()]
-    for small, large in itertools.pairwise(lms):
-        contrasts += [f"{large}.gain-{n}-minus-{small}.gain-{n}" for n in GAINS]
+    smallest, *_, largest = lms
+    sides = dict.fromkeys([*itertools.pairwise(lms), (smallest, largest)])
+    contrasts += [f"{b}.gain-{n}-minus-{a}.gain-{n}" for a, b in sides for n in GAINS]
     measured = compared(tables, contrasts, job.recipe)
     return {
         "lms": {size: about(lm) for size, lm in lms.items()},
+        "claims": claims(measured["contrasts"], smallest, largest),
         **{name: measured[name] for name in ("num_questions", "variants", "contrasts")},
     }
+
+
+def claims(found: Mapping[str, Any], smallest: str, largest: str) -> dict[str, dict[str, Any]]:
+    """{gain: p, adjusted, verdict}: does the largest LM gain more than the smallest? Only where
+    exact match and NLL agree, at the larger of their two p, adjusted for all gains (Holm).
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for name in GAINS:
+        cells = found[f"{largest}.gain-{name}-minus-{smallest}.gain-{name}"]
+        ups = {cells["em"]["diff"] > 0, cells["nll"]["diff"] < 0}
+        known = [cells[metric]["power"]["p"] for metric in ("em", "nll")]
+        agree = len(ups) == 1 and None not in known
+        made[name] = {"p": max(known) if agree else 1.0, "more": ups == {True}}
+    for claim, adjusted in zip(made.values(), holm([c["p"] for c in made.values()]), strict=True):
+        told = "gains more" if claim.pop("more") else "gains less"
+        claim |= {"adjusted": adjusted, "verdict": told if adjusted < 0.05 else "undecided"}
+    return made
 
 
 def about(lm: str) -> dict[str, Any]:

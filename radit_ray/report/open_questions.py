@@ -295,6 +295,13 @@ def _sizes(results: Results) -> Iterator[str]:
         rows.append([size, f"{about.get('num_parameters', about['bytes'] // 2):,}", trained or "-"])
     yield text_table(["LM", "parameters", "pretrained"], rows, True)
     yield _variants(results)
+    rows = [
+        [f"gain-{name}", p_text(c["p"]), p_text(c["adjusted"]), c["verdict"]]
+        for name, c in results["claims"].items()
+    ]
+    sizes = list(results["lms"])
+    yield f"Does `{sizes[-1]}` gain more than `{sizes[0]}`? (The rule stands above.)"
+    yield text_table(["gain", "p", "adjusted", "verdict"], rows, True)
     yield contrasts_table(results["contrasts"])
     yield power_table(results["contrasts"])
 
