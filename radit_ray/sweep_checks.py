@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from radit_ray.sweeps import Sweep
 
 KINDS = {  # kind -> what its --values are
-    "chunks": "numbers of chunks shown, k_infer",
+    "chunks": "numbers of chunks shown, k_infer (k_train: --space lm_ft.k_train=1,3,10)",
     "corpus": "numbers of documents searched, nested parts of the corpus",
     "snapshot": "corpora, each embedded and searched by the same tuned pair (demo: 1,2, its dates)",
     "cycles": "alternations of the two fine-tunings",
