@@ -134,7 +134,8 @@ class WorldLmArgs:
     """Options of `radit world-lm`."""
 
     output: str  # folder of the LM, new or empty
-    size: Literal["xs", "s", "m", "l"] = "s"  # 0.5, 1.6, 5.3 or 28 million parameters
+    # 0.2, 0.5, 1.6, 5.3 or 28 million parameters
+    size: Literal["xxs", "xs", "s", "m", "l"] = "s"
     steps: int | None = None  # optimiser steps; without it the size's: 3000, 6000, 10000
     seed: int = 0  # of the weights; the world has its own
     num_threads: int | None = None  # of the CPU; without it torch's choice. Decides the rounding

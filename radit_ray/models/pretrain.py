@@ -49,6 +49,7 @@ class Size:
 
 
 SIZES = {
+    "xxs": Size(width=64, depth=2, heads=4, mlp=176, vocab=2048, steps=3000, tokens=4096, lr=5e-3),
     "xs": Size(width=96, depth=3, heads=4, mlp=256, vocab=2048, steps=3000, tokens=4096, lr=4e-3),
     "s": Size(width=160, depth=4, heads=4, mlp=448, vocab=2048, steps=3000, tokens=4096, lr=3e-3),
     "m": Size(width=256, depth=6, heads=8, mlp=704, vocab=2048, steps=6000, tokens=8192, lr=2e-3),

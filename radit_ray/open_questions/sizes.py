@@ -1,6 +1,6 @@
 """The paper's claim on size: does a larger LM gain more from the same retrofit, or less?
 
-In: a job and base LMs of one family (`radit world-lm --size xs|s|m|l`). Out: for each LM its
+In: a job and base LMs of one family (`radit world-lm --size xxs|xs|s|m|l`). Out: for each LM its
 variants, the gains of the two fine-tunings, and the difference of these gains between LMs, question
 by question.
 """
