@@ -40,7 +40,7 @@ JITTER = 4.0  # seconds by which the start of a stage's processes differs from r
 WHAT = {"wall_s": "s", "device_s": "s", "flops": "FLOPs", "bytes": "bytes"}
 PILOT = "eighth"
 SCALES = {"eighth": 0.125, "quarter": 0.25, "half": 0.5, "whole": 1.0}  # of subjects, steps, ...
-STEPS = ("lm_ft.steps", "retrieve.corpus_examples", "score.num_examples", "score.dev_limit")
+SCALED = ("lm_ft.steps", "retrieve.corpus_examples", "score.num_examples", "score.dev_limit")
 
 
 def scaled(share: float) -> Recipe:
@@ -52,7 +52,7 @@ def scaled(share: float) -> Recipe:
 
     names = ("num_known", "num_train", "num_dev", "num_eval", "num_distractors", "num_noise")
     changes: dict[str, Any] = {f"world.{n}": part(getattr(recipe.world, n)) for n in names}
-    for name in STEPS:
+    for name in SCALED:
         stage, field = name.split(".")
         changes[name] = part(getattr(getattr(recipe, stage), field))
     return override(recipe, changes)
@@ -86,10 +86,9 @@ def compare(recipe: Recipe, run: Pilot, small: Pilot, rates: Rates) -> dict[str,
     """{stage: {what: {by_rates, predicted, measured}}} of a finished run."""
     devices = os.cpu_count() or 1
     by_rates = plan_run(recipe, sizes_of(recipe, run), rates, num_devices=devices)
-    changes = {name: float(_field(run.recipe, name)) for name in STEPS}
     first = {plan.name: _figures(plan) for plan in by_rates}
     found = {}
-    for plan in plan_like(small, run.counts, changes):
+    for plan in plan_like(small, run.counts, run.settings):
         manifest = run.stages[plan.name]
         cost = manifest["cost"]
         measured = {name: float(cost.get(name, 0.0)) for name in ("wall_s", "device_s", "flops")}
@@ -104,11 +103,6 @@ def compare(recipe: Recipe, run: Pilot, small: Pilot, rates: Rates) -> dict[str,
             for what in WHAT
         }
     return found
-
-
-def _field(recipe: Mapping[str, Any], name: str) -> Any:
-    stage, field = name.split(".")
-    return recipe[stage][field]
 
 
 def _figures(plan: StagePlan) -> dict[str, float]:
@@ -131,7 +125,7 @@ def rows_of(size: str, stages: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         predicted, measured = cell["predicted"], cell["measured"]
         if predicted and measured:
             ratio = max(predicted / measured, measured / predicted)
-            short = what.endswith("_s") and abs(predicted - measured) < JITTER
+            short = what == "wall_s" and abs(predicted - measured) < JITTER
             yield {
                 "name": f"{size}/{stage}/{what}",
                 "ours": predicted,
@@ -192,7 +186,7 @@ def measured(
         folder = storage.join(output, size)
         recipe = prepared(override(scaled(SCALES[size]), changes), folder)
         pipeline(recipe, Run(recipe, folder))
-        runs[size] = read_pilot(folder, os.cpu_count() or 1)
+        runs[size] = read_pilot(folder, {"CPU": float(os.cpu_count() or 1), "GPU": 0.0})
         if size != PILOT:
             rows += rows_of(size, compare(recipe, runs[size], runs[PILOT], rates))
     made = environment(f"python -m benchmarks.plan {' '.join(sys.argv[1:])}")

@@ -136,7 +136,7 @@ class WorldLmArgs:
     output: str  # folder of the LM, new or empty
     # 0.2, 0.5, 1.6, 5.3 or 28 million parameters
     size: Literal["xxs", "xs", "s", "m", "l"] = "s"
-    steps: int | None = None  # optimiser steps; without it the size's: 3000, 6000, 10000
+    steps: int | None = None  # optimiser steps; without it the size's: 3000 (m 6000, l 10000)
     seed: int = 0  # of the weights; the world has its own
     num_threads: int | None = None  # of the CPU; without it torch's choice. Decides the rounding
     precision: Literal["bf16", "fp32"] = "bf16"  # bf16: autocast, the weights stay in fp32

@@ -188,22 +188,23 @@ def plan_like(arguments: Sequence[str]) -> None:
         ("train", option(str, "training questions; else the run's"), ""),
         ("dev", option(str, "dev questions; else the run's"), ""),
         ("eval", option(str, "evaluated questions; else the run's"), ""),
-        ("devices", option(int, "GPUs, or CPUs of a cluster without; 0 = as the run had"), 0),
-        (
-            "rates",
-            option(str, "file of `radit doctor --calibrate`: what reading vectors takes"),
-            "",
-        ),
+        ("devices", option(int, "GPUs where the run had GPUs, else CPUs; 0 = as many"), 0),
+        ("run_cpus", option(float, "CPUs the run had, where its results do not say"), 0.0),
+        ("run_gpus", option(float, "its GPUs"), 0.0),
+        ("rates", option(str, "of `radit doctor --calibrate`: what reading vectors takes"), ""),
         ("price", option(float, "of one device and hour, in any currency"), 0.0),
         ("set", option(tuple[str, ...], "FIELD=NUMBER of the recipe, such as lm_ft.steps=500"), ()),
         ("json", option(bool, "print JSON instead of a table"), False),
     ]
+    from radit_ray.cli import joined
+
     kind = dataclasses.make_dataclass("PlanLikeArgs", fields, kw_only=True, frozen=True)
-    args = parse(kind, arguments, "radit plan like", about)
+    args = parse(kind, joined(list(arguments), "--set"), "radit plan like", about)
     from radit_ray import plan_like as like
     from radit_ray.plan import number, read_rates, text
 
-    pilot = like.read_pilot(args.run)
+    ran_on = {"CPU": args.run_cpus, "GPU": args.run_gpus} if args.run_cpus else None
+    pilot = like.read_pilot(args.run, ran_on)
     given = {name: getattr(args, name) for name in ("chunks", "train", "dev", "eval")}
     counts = {f"num_{name}": number(value) for name, value in given.items() if value}
     plans = like.plan_like(

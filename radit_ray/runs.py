@@ -30,6 +30,8 @@ from radit_ray.stages.evaluate import EvaluateConfig
 from radit_ray.stages.index import IndexConfig
 from radit_ray.stages.lm_ft import LmFtConfig
 
+KEPT_COSTS = ("wall_s", "device_s", "tokens", "flops", "peak_memory_bytes")
+
 
 class Reached(Exception):  # noqa: N818 - it is no error
     """The stage that `--until` names is finished; what follows is another command's work."""
@@ -260,7 +262,7 @@ class Run:
                 cost = {
                     k: v
                     for k, v in manifest["cost"].items()
-                    if k in ("wall_s", "device_s", "tokens", "flops", "peak_memory_bytes")
+                    if k in KEPT_COSTS or k.startswith("reused_")
                 }
                 found[name] = {
                     "rows": manifest["rows"],

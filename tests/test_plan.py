@@ -25,7 +25,7 @@ from radit_ray.plan import (
     text,
     together,
 )
-from radit_ray.plan_like import Counts, Pilot, changed, changes_of, plan_like
+from radit_ray.plan_like import SETTINGS, Counts, Pilot, changes_of, plan_like
 from radit_ray.recipes import paper, squad_open
 
 RATES = Rates(inference_flops_per_s=1e12, training_flops_per_s=5e11, search_bytes_per_s=1e10)
@@ -178,19 +178,24 @@ def test_the_price_of_a_file_of_rates_counts(
 
 
 def manifest(wall_s: float, device_s: float, **more: Any) -> dict[str, Any]:
-    cost = {"wall_s": wall_s, "device_s": device_s, "flops": 1e9, "num_workers": 1}
+    cost = {"wall_s": wall_s, "device_s": device_s, "flops": 1e9, "peak_memory_bytes": 1000.0}
     return {"cost": cost, "files": [{"bytes": 100}], "metrics": {}, **more}
 
 
-def small_run() -> Pilot:
-    recipe = json.loads(json.dumps(dataclasses.asdict(paper())))
-    recipe["score"].update(num_examples=50, dev_limit=10)
-    recipe["retrieve"].update(corpus_examples=20, examples_per_shard=10)
-    recipe["lm_ft"].update(steps=10)
+def small_run(**fields: Any) -> Pilot:
+    settings = dict.fromkeys(SETTINGS, 1.0) | {
+        "chunk.docs_per_shard": 2000.0,
+        "retrieve.corpus_examples": 20.0,
+        "retrieve.examples_per_shard": 10.0,
+        "lm_ft.steps": 10.0,
+        "score.num_examples": 50.0,
+        "score.dev_limit": 10.0,
+        "evaluate.limit": 0.0,
+    }
     stages = {
         "chunk": manifest(2.0, 1.0, metrics={"num_documents": 10}, rows=100),
         "embed": manifest(7.0, 4.0),
-        "index": manifest(2.0, 0.5, metrics={"dimension": 4}),
+        "index": manifest(2.0, 0.5, metrics={"dimension": 4, "kind": "flat"}),
         "retrieve": manifest(9.0, 8.0),
         "lm-ft": manifest(30.0, 12.0),
         "score": manifest(8.0, 6.0),
@@ -199,7 +204,8 @@ def small_run() -> Pilot:
         "evaluate": manifest(20.0, 30.0),
     }
     counts = Counts(num_chunks=100, num_train=60, num_dev=20, num_eval=40)
-    return Pilot(recipe=recipe, counts=counts, num_devices=2, stages=stages)
+    made = Pilot(settings=settings, counts=counts, cluster={"CPU": 2.0, "GPU": 0.0}, stages=stages)
+    return dataclasses.replace(made, **fields)
 
 
 def test_a_plan_like_a_run_is_that_run() -> None:
@@ -236,20 +242,65 @@ def test_work_grows_and_start_up_does_not() -> None:
 def test_many_more_vectors_are_read_or_told_of() -> None:
     small = small_run()
     huge = dataclasses.replace(small.counts, num_chunks=1e6)
+    vectors = 2 * (1e6 - 100) * 4
     told = {plan.name: plan for plan in plan_like(small, huge)}
     assert "give --rates" in told["retrieve"].note
     read = {plan.name: plan for plan in plan_like(small, huge, search_bytes_per_s=1e6)}
     assert read["retrieve"].note == ""
-    assert read["retrieve"].device_s == pytest.approx(8 + 2 * (1e6 - 100) * 4 / 1e6)  # one batch
+    assert read["retrieve"].device_s == pytest.approx(8 + vectors / 1e6)  # one batch
+    # each worker of the search holds its part of them
+    assert read["retrieve"].memory_bytes == pytest.approx(1000 + vectors / 2)
+    hnsw = {**small.stages, "index": manifest(2.0, 0.5, metrics={"dimension": 4, "kind": "hnsw"})}
+    other = small_run(stages=hnsw)
+    made = {plan.name: plan for plan in plan_like(other, huge, search_bytes_per_s=1e6)}
+    assert made["retrieve"].device_s == 8
 
 
-def test_bad_small_runs_and_settings(tmp_path: Path) -> None:
+def test_workers_are_what_a_stage_asked_for() -> None:
+    """One on two CPUs: all of the 8 s are its own, and more CPUs bring it nothing."""
+    small = small_run()
+    one = {**small.stages, "retrieve": manifest(9.0, 8.0, resources={"num_workers": 1})}
+    pilot = small_run(stages=one)
+    many = dataclasses.replace(small.counts, num_train=660, num_eval=440)
+    for devices in (0, 8):
+        found = {plan.name: plan for plan in plan_like(pilot, many, num_devices=devices)}
+        times = (660 + 20 + 440 + 20) / (60 + 20 + 40 + 20)
+        assert found["retrieve"].wall_s == pytest.approx(1 + 8 * times)
+
+
+def test_answers_taken_from_elsewhere_count() -> None:
+    small = small_run()
+    spent = {"wall_s": 0.5, "reused_wall_s": 19.5, "reused_device_s": 30.0, "reused_flops": 1e9}
+    taken = {**small.stages, "evaluate": {**manifest(1.0, 1.0), "cost": spent}}
+    for pilot in (small, small_run(stages=taken)):
+        found = {plan.name: plan for plan in plan_like(pilot, small.counts)}["evaluate"]
+        assert (found.wall_s, found.device_s, found.flops) == pytest.approx((20.0, 30.0, 1e9))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "lm_ft.step=5"], r"lm_ft\.step=5: a plan like a run goes by .*lm_ft\.steps"),
+        (["--set", "lm_ft.seq_len=5"], r"lm_ft\.seq_len=5: a plan like a run goes by"),
+        (["--set", "lm_ft.steps=many"], r"lm_ft\.steps=many; expected a number of 1 or more"),
+        (["--set", "lm_ft.steps=nan"], "expected a number of 1 or more"),
+        (["--set", "chunk.docs_per_shard=0"], "expected a number of 1 or more"),
+    ],
+)
+def test_bad_settings_of_a_plan_like_a_run(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        changes_of(words[1:])
+
+
+def test_bad_small_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no run\.json"):
         _dispatch(["plan", "like", str(tmp_path)])
-    with pytest.raises(InputError, match=r"lm_ft\.step=5: no number of the run.*lm_ft\.steps"):
-        changed(small_run().recipe, {"lm_ft.step": 5.0})
-    with pytest.raises(InputError, match=r"--set lm_ft\.steps=many; expected FIELD=NUMBER"):
-        changes_of(["lm_ft.steps=many"])
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="stage chunk is not there; expected a finished run"):
+        _dispatch(["plan", "like", str(tmp_path)])
+    for wrong in ({"num_devices": -1}, {"price_per_hour": -3.0}):
+        with pytest.raises(InputError, match="expected 0 or more"):
+            plan_like(small_run(), small_run().counts, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.ray

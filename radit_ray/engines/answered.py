@@ -3,7 +3,7 @@ over the same chunks in the same way answers the same, so nothing of it is asked
 
 In: an evaluation under way, named by its fingerprint in the folder where a run, its seeds and the
 trials of a sweep keep all their artifacts. Out: the older answers, committed as its own shards,
-with what they cost then in `reused_device_s` and `reused_tokens`.
+with what they cost then (`reused_device_s`, `reused_tokens`, `reused_flops`, `reused_wall_s`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.data.artifacts import commit_shard, read_manifest, read_shard
@@ -21,52 +23,91 @@ from radit_ray.data.work import Work
 from radit_ray.engines.variants import Variant
 
 ASKED_BY = ("split", "limit", "seed", "precision")  # of the config: they decide the answers
+GROUPED = ("name", "k", "t_r")  # of a variant: what those that are answered together may differ in
 
 
 def answer_keys(identity: Mapping[str, Any]) -> dict[str, str]:
-    """{variant: all that decides its answers, as JSON}; `identity` is that of `Work`.
+    """{variant: all that decides its answers, as JSON}; `identity` is that of `Work`. Empty for one
+    whose variants have other fields than ours: what those would say is not known.
 
     Variants that differ in nothing but k are answered together, and the deepest one bears the cost:
-    the ks of all of them are part of what each was asked.
+    the ks of all of them are part of what each was asked. (A temperature may be written as itself
+    or as 0, the recorded one, hence all pairs of k and T_R.)
     """
     config, inputs = identity["config"], identity["inputs"]
-    variants = [Variant(**record) for record in config["variants"]]
-    asked = [config[name] for name in ASKED_BY]
+    fields = {field.name for field in dataclasses.fields(Variant)}
+    asked = [config.get(name) for name in ASKED_BY]
     how: dict[str, str] = {}
-    ks: dict[str, set[int]] = {}
-    for variant in variants:
+    depths: dict[str, set[tuple[int, float]]] = {}
+    for record in config["variants"]:
+        if record.keys() != fields:
+            return {}
+        variant = Variant(**record)
         ranked = inputs.get(f"ranked/{variant.name}", inputs["ranked"])
-        fields = dataclasses.asdict(variant)
-        fields |= {"name": "", "k": -1 if variant.nested else variant.k}
-        how[variant.name] = json.dumps([ranked, inputs[f"lm/{variant.name}"], fields, asked])
-        ks.setdefault(how[variant.name], set()).add(variant.k)
-    return {v.name: json.dumps([v.k, sorted(ks[how[v.name]]), how[v.name]]) for v in variants}
+        same = {name: value for name, value in record.items() if name not in GROUPED}
+        of = [ranked, inputs[f"lm/{variant.name}"], same, asked, variant.nested or variant.k]
+        how[variant.name] = json.dumps(of)
+        depths.setdefault(how[variant.name], set()).add((variant.k, variant.t_r))
+    return {
+        v["name"]: json.dumps([v["k"], v["t_r"], sorted(depths[how[v["name"]]]), how[v["name"]]])
+        for v in config["variants"]
+    }
 
 
-def take_answers(work: Work[Any]) -> None:
-    """Commits to an evaluation what finished ones in the same folder have answered already."""
+def take_answers(work: Work[Any]) -> dict[str, dict[str, str]]:
+    """Commits to an evaluation what finished ones in the same folder have answered already:
+    {variant: fingerprint and commit of the evaluation that its answers are from}.
+    """
     wanted, committed = answer_keys(work.identity), work.committed()
+    found: dict[str, dict[str, str]] = {}
     for path, manifest in _beside(work.output, work.identity["version"]):
-        if not wanted:
-            return
+        if len(found) == len(wanted):
+            break
         there = {key: name for name, key in answer_keys(_identity(manifest)).items()}
-        same = {name: there[key] for name, key in wanted.items() if key in there}
-        taken = [
-            n for n, source in same.items() if _take(work, n, path, source, manifest, committed)
-        ]
-        if taken:
+        same = {n: there[key] for n, key in wanted.items() if key in there and n not in found}
+        told: dict[str, Any] = {
+            "fingerprint": manifest["fingerprint"],
+            "commit": manifest["versions"].get("commit", ""),
+        }
+        paid: set[str] = set()
+        for name, source in same.items():
+            tables = _read(path, source, manifest)
+            if tables is None:
+                continue
+            # a second name of the same variant costs nothing more
+            cost = {} if source in paid else _spent(manifest, source)
+            paid.add(source)
+            total = sum(table.num_rows for table in tables.values())
+            for shard, table in tables.items():
+                if f"{name}/{shard}" not in committed:
+                    part = table.num_rows / max(1, total)
+                    stats = {f"reused_{what}": value * part for what, value in cost.items()}
+                    mine = dict.fromkeys(("device_s", "tokens", "flops"), 0.0)
+                    commit_shard(work.output, f"{name}/{shard}", table, **mine, **stats)
+            found[name] = told
+        if taken := [name for name in same if found.get(name) is told]:
             print(f"radit: {', '.join(taken)}: answered before, {path}", file=sys.stderr)
-        wanted = {name: key for name, key in wanted.items() if name not in taken}
+    return found
 
 
 def _beside(output: str, version: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path, manifest) of the finished evaluations of a version in the folder of `output`."""
+    """(path, manifest) of the finished evaluations of a version in the folder of `output`; one that
+    cannot be read is nobody's business here.
+    """
     folder, _, own = output.rpartition("/")
     for name in storage.list_folders(folder):
-        if name.startswith("evaluate-") and name != own:
+        if not name.startswith("evaluate-") or name == own:
+            continue
+        try:
             manifest = read_manifest(storage.join(folder, name))
-            if manifest is not None and manifest["version"] == version:
-                yield storage.join(folder, name), manifest
+        except InputError:
+            continue
+        if (
+            manifest is not None
+            and manifest["version"] == version
+            and "cost" in manifest["metrics"]
+        ):
+            yield storage.join(folder, name), manifest
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,26 +115,23 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, "inputs": inputs}
 
 
-def _take(
-    work: Work[Any],
-    name: str,
-    path: str,
-    source: str,
-    manifest: Mapping[str, Any],
-    committed: Mapping[str, Any],
-) -> bool:
-    """Whether all shards of a variant could be read and are committed now."""
-    spent = manifest["metrics"]["cost"][source]
-    cost = {f"reused_{what}": spent[what] for what in ("device_s", "tokens")}
-    for file in manifest["files"]:
-        shard = file["name"].removeprefix(f"{source}/")
-        if shard == file["name"]:
-            continue
-        if f"{name}/{shard}" not in committed:
-            try:
-                table = read_shard(storage.join(path, file["name"]))
-            except InputError:  # damaged since: it is answered anew
-                return False
-            commit_shard(work.output, f"{name}/{shard}", table, **cost)
-        cost = dict.fromkeys(cost, 0.0)  # the first shard bears it
-    return True
+def _read(path: str, source: str, manifest: Mapping[str, Any]) -> dict[str, pa.Table] | None:
+    """{shard: answers} of a variant; None where one is damaged, and all are answered anew."""
+    names = [file["name"] for file in manifest["files"] if file["name"].startswith(f"{source}/")]
+    try:
+        return {name[len(source) + 1 :]: read_shard(storage.join(path, name)) for name in names}
+    except InputError:
+        return None
+
+
+def _spent(manifest: Mapping[str, Any], source: str) -> dict[str, float]:
+    """What a variant's answers cost where they were given; FLOPs and wall time of the whole in
+    proportion.
+    """
+    costs, whole = manifest["metrics"]["cost"], manifest["cost"]
+    mine = {what: float(costs[source][what]) for what in ("device_s", "tokens")}
+    for what, by in (("flops", "tokens"), ("wall_s", "device_s")):
+        total = whole.get(by, 0.0) + whole.get(f"reused_{by}", 0.0)
+        spent = whole.get(what, 0.0) + whole.get(f"reused_{what}", 0.0)
+        mine[what] = spent * mine[by] / total if total else 0.0
+    return mine

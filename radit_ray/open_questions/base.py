@@ -177,9 +177,9 @@ def unit_costs(run: Run) -> dict[str, float]:
     manifest = read_manifest(run.evaluated)
     assert manifest is not None
     cost = manifest["cost"]  # answers that another evaluation had already count as they did there
-    wall_s = cost["wall_s"] + cost.get("reused_device_s", 0.0)
+    found["evaluate"] = cost["wall_s"] + cost.get("reused_wall_s", 0.0)
     tokens = cost.get("tokens", 0.0) + cost.get("reused_tokens", 0.0)
-    found["evaluate_token"] = wall_s / max(1.0, tokens)
+    found["evaluate_token"] = found["evaluate"] / max(1.0, tokens)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from radit_ray.cli import RunArgs
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
-from radit_ray.engines.references import model_bytes
+from radit_ray.engines.references import num_parameters
 from radit_ray.models.presets import LEXICAL
 from radit_ray.open_questions.base import Job, Lines, answer, share_artifacts
 from radit_ray.options import parse
@@ -42,7 +42,7 @@ class QuestionArgs(RunArgs):
     num_cycles: int = 3  # question 3
     lms: tuple[
         str, ...
-    ] = ()  # sizes: NAME=PATH of LMs beside the packaged s; put in order by bytes
+    ] = ()  # sizes: NAME=PATH of LMs beside the packaged s; put in order of parameters
     # train the first seed's pair, print what all the rest will cost, and stop
     only_estimate: bool = False
 
@@ -141,7 +141,7 @@ def _need(job: Job, variants: Sequence[str]) -> None:
 
 
 def lms_of(args: QuestionArgs) -> dict[str, str]:
-    """{size: folder}, smallest first where their bytes can be seen, else as given."""
+    """{size: folder}, smallest first where their parameters can be counted, else as given."""
     lms = {"s": args.lm or WORLD_LM} if args.recipe == "demo" else {}
     for pair in args.lms:
         size, separator, path = pair.partition("=")
@@ -153,7 +153,7 @@ def lms_of(args: QuestionArgs) -> dict[str, str]:
             "expected LMs of two sizes or more: radit world-lm --size m --output runs/lm-m, then "
             "--lms m=runs/lm-m"
         )
-    sizes = {size: model_bytes(path) for size, path in lms.items()}
+    sizes = {size: num_parameters(path) for size, path in lms.items()}
     if 0 in sizes.values():
         return lms
     return dict(sorted(lms.items(), key=lambda pair: sizes[pair[0]]))

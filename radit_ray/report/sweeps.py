@@ -241,8 +241,8 @@ def _trials(results: Results) -> Html:
     num_fields = len(head) - len(results["objectives"]) - 1
     spent = [t["metrics"]["wall_s"] for t in results["trials"] if "wall_s" in t["metrics"]]
     words = (
-        f"Seconds of all stages behind a trial, also of those that it shares with others; together "
-        f"{seconds(sum(spent))}."
+        f"Seconds of all stages behind a trial, also of those that it shares with others; answers "
+        f"taken from another trial count where they were given. Together {seconds(sum(spent))}."
     )
     whole = table(head, rows, label="trials", texts=num_fields)
     parts = [tag("figure", whole, tag("figcaption", words))]

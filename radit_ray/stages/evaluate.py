@@ -77,8 +77,9 @@ def evaluate(
 
     Metrics: num_questions, variants {name: {metric: {value, low, high}}}, contrasts {"a-minus-b":
     {metric: {diff, low, high}}}, tasks {task: {name: {...}}}, cost {name: {questions, device_s,
-    tokens}}, index_versions {name: of the index its chunks come from}, and what else `measure`
-    gives. InputError on an unknown ensemble or contrast, two variants of one name, no question.
+    tokens}}, index_versions {name: of the index its chunks come from}, reused {name: of the
+    evaluation its answers are from}, and what else `measure` gives. InputError on an unknown
+    ensemble or contrast, two variants of one name, no question.
     """
     check_bounds(config, config.BOUNDS)
     names = [variant.name for variant in config.variants]
@@ -111,8 +112,8 @@ def evaluate(
                 "differences between them are also those of the corpora",
                 file=sys.stderr,
             )
-        if FINGERPRINT in output:  # a store of artifacts, not a folder that someone chose
-            take_answers(work)
+        # beside it lie other evaluations where it is in a store, not in a folder someone chose
+        reused = take_answers(work) if FINGERPRINT in output else {}
         items, twins = _items(config, ranked_of, lm_of, work)
         arguments = {
             "output": work.output,
@@ -140,6 +141,7 @@ def evaluate(
         )
         metrics["cost"] = _cost(work, names, twins)
         metrics["index_versions"] = index_versions
+        metrics["reused"] = reused
         return work.finish(resources=resources, metrics=metrics, rows=metrics["num_questions"])
 
 

@@ -23,6 +23,7 @@ from radit_ray.data.artifacts import (
     read_shard,
     shard_names,
 )
+from radit_ray.engines.answered import answer_keys
 from radit_ray.engines.answering import METRICS, answer_batch
 from radit_ray.engines.demonstrations import draw_shots, shots_of
 from radit_ray.engines.resources import Resources
@@ -64,6 +65,18 @@ def evaluated(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Artifac
 def predictions(artifact: Artifact, variant: str) -> list[dict[str, Any]]:
     names = [n for n in shard_names(artifact.path) if n.startswith(f"{variant}/")]
     return [row for n in names for row in read_shard(f"{artifact.path}/{n}").to_pylist()]
+
+
+def read_cost(artifact: Artifact) -> dict[str, Any]:
+    manifest = read_manifest(artifact.path)
+    assert manifest is not None
+    return dict(manifest["cost"])
+
+
+def fingerprint(artifact: Artifact) -> str:
+    manifest = read_manifest(artifact.path)
+    assert manifest is not None
+    return str(manifest["fingerprint"])
 
 
 def eval_rows(chain: Chain) -> list[dict[str, Any]]:
@@ -179,11 +192,43 @@ def test_what_another_evaluation_answered_is_not_asked_again(
     for name, older in (("closed-book",) * 2, ("concat", "one-prompt"), ("mixed",) * 2):
         assert predictions(again, name) == predictions(evaluated, older)
         assert again.metrics["cost"][name] == evaluated.metrics["cost"][older]
+        assert again.metrics["reused"][name]["fingerprint"] == fingerprint(evaluated)
+    assert again.metrics["reused"].keys() == {"closed-book", "concat", "mixed"}
     manifest = read_manifest(again.path)
     assert manifest is not None
     asked = sum(again.metrics["cost"][name]["tokens"] for name in ("replug", "deep"))
     assert 0 < manifest["cost"]["tokens"] == asked
-    assert manifest["cost"]["reused_tokens"] > 0
+    taken = ("closed-book", "one-prompt", "mixed")
+    before = sum(evaluated.metrics["cost"][name]["tokens"] for name in taken)
+    assert manifest["cost"]["reused_tokens"] == pytest.approx(before)
+    assert 0 < manifest["cost"]["reused_wall_s"] < read_cost(evaluated)["wall_s"]
+
+
+def test_what_decides_answers_is_in_their_key(evaluated: Artifact) -> None:
+    """Each field of a variant but its name, each input, and the choice of questions."""
+    manifest = read_manifest(evaluated.path)
+    assert manifest is not None
+    inputs = {name: value["fingerprint"] for name, value in manifest["inputs"].items()}
+    identity = {"config": manifest["config"], "inputs": inputs}
+    keys = answer_keys(identity)
+    assert keys["replug"] == keys["replug-again"]
+    assert len(set(keys.values())) == len(keys) - 1
+    others = [
+        {**identity, "config": {**identity["config"], name: "other"}}
+        for name in ("split", "limit", "seed", "precision")
+    ]
+    others += [{**identity, "inputs": {**inputs, name: "other"}} for name in ("ranked", "lm/mixed")]
+    for field in dataclasses.fields(Variant):
+        if field.name not in ("name", "lm", "ranked"):  # the last two stand in the inputs
+            variants = [dict(record) for record in identity["config"]["variants"]]
+            for record in variants:
+                value = record[field.name]
+                record[field.name] = f"{value}!" if isinstance(value, str) else value + 7
+            others.append({**identity, "config": {**identity["config"], "variants": variants}})
+    for other in others:
+        assert answer_keys(other)["mixed"] != keys["mixed"]
+    lacking = [{k: v for k, v in r.items() if k != "shots"} for r in manifest["config"]["variants"]]
+    assert answer_keys({**identity, "config": {**manifest["config"], "variants": lacking}}) == {}
 
 
 def test_damaged_answers_are_asked_again(evaluated: Artifact, chain: Chain, tmp_path: Path) -> None:
@@ -192,8 +237,11 @@ def test_damaged_answers_are_asked_again(evaluated: Artifact, chain: Chain, tmp_
         part.write_bytes(part.read_bytes()[:-9] + b"x" * 9)
     closed_book = variants_of(chain)[0]
     config = EvaluateConfig(variants=(closed_book,), bootstrap=100, precision="fp32")
+    (tmp_path / "evaluate-broken").mkdir()
+    (tmp_path / "evaluate-broken" / "manifest.json").write_text("{")
     output = str(tmp_path / "evaluate-{fingerprint}")
     again = evaluate(config, ranked=chain.ranked, output=output, resources=ONE)
+    assert again.metrics["reused"] == {}
     assert predictions(again, "closed-book") == predictions(evaluated, "closed-book")
     assert again.metrics["cost"]["closed-book"]["tokens"] > 0
 
