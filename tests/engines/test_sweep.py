@@ -4,6 +4,7 @@ placement group, a refused trial leaves the others alone, and a second start tri
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -57,7 +58,9 @@ def test_trials_run_stages_and_a_refused_one_leaves_the_others(
         run_study(study, chunked, ["rows"], output=str(tmp_path / "out"))
         assert [values["max_words"] for values in study.finished()] == ["50"]
         assert [values["max_words"] for values in study.given_up] == ["-1"]
-        assert (tmp_path / "calls").read_text().split() == calls
+        # a trial whose process Ray lost (docs/LOG.md, "Ray's own check") is called again at once
+        made = (tmp_path / "calls").read_text().split()
+        assert [call for call, _ in itertools.groupby(made)] == calls
         assert "max_words=-1): failed: max_words" in capfd.readouterr().err
     assert list((tmp_path / "out" / "tune").rglob("events.out.tfevents*"))  # TensorBoard
 

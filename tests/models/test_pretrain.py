@@ -119,7 +119,9 @@ def test_pretraining_learns_repeats_itself_and_loads_in_plain_libraries(tmp_path
 
 
 def test_bad_input_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"size='x' of the LM \(one of: l, m, s\)"):
+    with pytest.raises(
+        InputError, match=r"size='x' of the LM; did you mean 'xs'\? .*l, m, s, xs, xxs"
+    ):
         pretrain([], size="x", output=tmp_path)
     with pytest.raises(InputError, match=r"precision='fp8'"):
         pretrain([], size="s", output=tmp_path, precision="fp8")

@@ -286,6 +286,7 @@ def test_lora_exports(form: str, chain: Chain, tmp_path: Path) -> None:
     assert task.loss(model.eval(), batch).item() == pytest.approx(after, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_as_an_uninterrupted_one(
     tuned: Artifact, chain: Chain, tmp_path: Path
 ) -> None:
