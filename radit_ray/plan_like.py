@@ -86,13 +86,11 @@ class Pilot:
             shards = rows / settings["retrieve.examples_per_shard"]
         else:
             return 1 / workers
-        loads = [0.0] * workers
-        for number in range(min(math.ceil(shards), 100 * workers)):
-            loads[loads.index(min(loads))] += min(1.0, shards - number)
-        return max(1 / workers, max(loads) / shards) if shards <= 100 * workers else 1 / workers
+        whole, part = divmod(shards, 1)
+        return (whole // workers + (1 if whole % workers else part)) / shards
 
     def _resources(self, name: str) -> Mapping[str, Any]:
-        return dict((self.stages.get(name) or {}).get("resources") or {})
+        return self.stages.get(name, {}).get("resources") or {}
 
 
 def read_pilot(run: str, cluster: Mapping[str, float] | None = None) -> Pilot:
@@ -132,7 +130,10 @@ def read_pilot(run: str, cluster: Mapping[str, float] | None = None) -> Pilot:
     )
     seeds = len(recipe["seeds"])
     note = f"one training seed of {seeds}" if seeds > 1 else ""
-    return Pilot(settings=settings, counts=counts, cluster=known, stages=found, note=note)
+    made = Pilot(settings=settings, counts=counts, cluster=known, stages=found, note=note)
+    if made.on_gpus and not known.get("GPU"):
+        raise InputError(f"{run} does not say how many GPUs it had; give --run-cpus and --run-gpus")
+    return made
 
 
 def _field(recipe: Mapping[str, Any], name: str) -> Any:
