@@ -1,6 +1,6 @@
-"""Every test is offline and quiet: set before any library reads its environment. One Ray cluster of
-two CPUs and one chain of small artifacts serve all tests that need them; `make test` runs the other
-tests beside them in a second process (pytest-xdist).
+"""Every test is offline and quiet: set before any library reads its environment. `make test` runs
+them in two processes (pytest-xdist), each with a Ray cluster of two CPUs of its own: one makes the
+chain of small artifacts, the other the run.
 """
 
 from __future__ import annotations
@@ -20,13 +20,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests on Ray in one process, first, since they take longest (two clusters at once on two
-    cores were slower than one); the others in the other one, a file at a time.
+    """Tests on Ray first, since they take longest: those on the chain in one process, the others in
+    the other one. Then the rest, a file at a time, by whichever is free.
     """
     for item in items:
-        on_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.as_posix()))
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+def group_of(item: pytest.Item) -> str:
+    """Tests of one group run in one process, so what they share is made once."""
+    if item.get_closest_marker("ray") is None:
+        return item.path.as_posix()
+    return "chain" if "chain" in getattr(item, "fixturenames", ()) else "run"
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -38,7 +44,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A private Ray of two CPUs for the whole session."""
+    """A private Ray of two CPUs for all tests of one process."""
     import ray
 
     from radit_ray.engines.connect import connect

@@ -31,7 +31,7 @@ from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
 from radit_ray.open_questions.base import Job, answer, share_artifacts
 from radit_ray.open_questions.command import QuestionArgs, lms_of
 from radit_ray.open_questions.command import run as command
-from radit_ray.open_questions.contrasts import compared, power
+from radit_ray.open_questions.contrasts import WORTH, compared, foreseen, power
 from radit_ray.recipes import Recipe, demo, override, own
 from radit_ray.report.open_questions import contrasts_table, page, plots, power_table, verdict
 
@@ -502,6 +502,21 @@ def test_lines_of_a_plot_stand_at_their_labels() -> None:
     )
 
 
+def test_power_is_told_of_as_many_questions_as_are_planned() -> None:
+    """Half the questions find a difference about the root of two larger; a worth is found by the
+    number of questions that is named for it.
+    """
+    tuned, untuned = noisy(1, 0.6, 400), noisy(2, 0.3, 400)
+    found = power([tuned], [untuned], "em", trained=True)
+    whole, half = foreseen(tuned, untuned), foreseen(tuned, untuned, 200)
+    size = f"em {found['detectable']:.3f} ({WORTH['em']:g}, worth finding, takes "
+    assert whole.startswith(f"400 questions would find {size}{found['needed']:,} questions)")
+    sizes = [float(text.partition("em ")[2].split()[0]) for text in (whole, half)]
+    assert sizes[1] / sizes[0] == pytest.approx(2**0.5, rel=0.02)
+    assert f"em {WORTH['em']:.3f} (" in foreseen(tuned, untuned, found["needed"])
+    assert foreseen(rows_of([0.0, 1.0]), rows_of([1.0, 1.0])) == ""  # of a single subject
+
+
 # --- places and options ---
 
 
@@ -590,6 +605,7 @@ def ask_chunks(recipe: Recipe, output: str, **changes: Any) -> dict[str, Any]:
 def test_more_chunks_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path: Path) -> None:
     estimated = ask_chunks(recipe, str(tmp_path), only_estimate=True)
     assert "0 x pair" not in estimated["estimate"]
+    assert estimated["foreseen"].startswith("6 questions would find em ")
     results = ask_chunks(recipe, str(tmp_path))
     assert results["num_questions"] == 6
     points = {(p["role"], p["ensemble"], p["k"]): p for p in results["points"]}

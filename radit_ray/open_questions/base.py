@@ -31,6 +31,7 @@ from radit_ray.engines.measuring import (
     read_predictions,
 )
 from radit_ray.engines.variants import Variant
+from radit_ray.open_questions.contrasts import foreseen, of_tasks
 from radit_ray.pipeline import pipeline
 from radit_ray.recipes import Recipe
 from radit_ray.runs import Run, merge_seeds, seeded
@@ -239,9 +240,11 @@ def answer(
     each = sum(unit.get(n, 0.0) for n in ("lm-ft", "it", "score", "r-ft", "retrieve-tuned"))
     lines = [("pair of another seed", float(pairs), each + unit["evaluate"]), *estimate(job, run)]
     text = estimate_text(lines)
+    power = power_text(job, run)
     print(f"radit {name}: {text}", file=sys.stderr, flush=True)
+    print(f"radit {name}: power: {power}", file=sys.stderr, flush=True)
     if only_estimate:
-        return {"estimate": text}
+        return {"estimate": text, "foreseen": power}
     found = work(job)
     result = {
         "question": name,
@@ -249,18 +252,34 @@ def answer(
         "seeds": seeds_of(job.recipe),
         **found,
         "estimate": text,
+        "foreseen": power,
         "environment": environment(job.command),
     }
     file = storage.join(job.folder, f"{name}.json")
     made = [path for path in finished_artifacts(job.store) if path not in before]
     if storage.exists(file) and not made:  # all was there: what the first call said stays
         old = storage.read_json(file)
-        result |= {key: old[key] for key in ("estimate", "made", "environment")}
+        result |= {
+            key: old[key] for key in ("estimate", "foreseen", "made", "environment") if key in old
+        }
     else:
         result["made"] = spent(made)
     storage.write_json(file, result)
     storage.remove(_before_file(job, name))
     return result
+
+
+def power_text(job: Job, run: Run) -> str:
+    """What the planned questions would find, from the answers of the first seed's pair."""
+    untuned, tuned = job.roles[0], job.roles[-1]
+    evaluated = {variant.name for variant in run.evaluation().variants}
+    if untuned == tuned or not {untuned, tuned} <= evaluated:
+        return "not told, it takes two roles that the recipe evaluates"
+    sides = of_tasks(
+        [read_predictions(run.evaluated, name) for name in (tuned, untuned)], job.recipe
+    )
+    told = foreseen(*sides, job.num_questions) or "not told of a single subject"
+    return f"{told}, if all differ as {tuned} from {untuned}"
 
 
 def _before(job: Job, name: str) -> set[str]:

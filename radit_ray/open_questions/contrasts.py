@@ -73,6 +73,20 @@ def power(a: Sequence[Rows], b: Sequence[Rows], metric: str, *, trained: bool) -
     """Of one metric's paired differences, one table a seed on either side (or one for all), what
     `judged` says. `trained`: whether a training seed decides one of the sides.
     """
+    diff_SB, groups_B = differences(a, b, metric)
+    differing = {g for row in diff_SB for g, d in zip(groups_B, row, strict=True) if d}
+    return {
+        "by_seed": [sum(row) / len(row) for row in diff_SB],
+        "num_differing": len(differing),
+        "trained": trained,
+        **judged(spread(diff_SB, groups_B), WORTH.get(metric)),
+    }
+
+
+def differences(
+    a: Sequence[Rows], b: Sequence[Rows], metric: str
+) -> tuple[list[list[float]], list[str]]:
+    """((S, B) paired differences, B groups) of the questions that every table has measured."""
     seeds = max(len(a), len(b))
     pairs = list(zip(_each(a, seeds), _each(b, seeds), strict=True))
     by_id = [({r["id"]: r for r in x}, {r["id"]: r for r in y}) for x, y in pairs]
@@ -86,14 +100,26 @@ def power(a: Sequence[Rows], b: Sequence[Rows], metric: str, *, trained: bool) -
         )
     ]
     diff_SB = [[x[r["id"]][metric] - y[r["id"]][metric] for r in kept] for x, y in by_id]
-    groups_B = [row["group"] for row in kept]
-    differing = {g for row in diff_SB for g, d in zip(groups_B, row, strict=True) if d}
-    return {
-        "by_seed": [sum(row) / len(row) for row in diff_SB],
-        "num_differing": len(differing),
-        "trained": trained,
-        **judged(spread(diff_SB, groups_B), WORTH.get(metric)),
-    }
+    return diff_SB, [row["group"] for row in kept]
+
+
+def foreseen(a: Rows, b: Rows, num_questions: int = 0) -> str:
+    """Told before anything is run: what so many questions (0 = these) would show, were differences
+    as scattered as those of one training's pair to the untuned one. Smaller changes scatter less;
+    what other trainings add, one says nothing of.
+    """
+    parts = []
+    for metric in ("em", "nll"):
+        found = spread(*differences([a], [b], metric))
+        share = num_questions / found.num_questions if num_questions else 1.0
+        size = detectable(found, num_groups=max(2, round(found.num_groups * share)))
+        if found.num_groups < 2 or not size:
+            continue
+        worth = WORTH[metric]
+        needed = questions_needed(found, worth) or math.inf
+        parts.append(f"{metric} {size:.3f} ({worth:g}, worth finding, takes {needed:,} questions)")
+    asked = num_questions or len(a)
+    return f"{asked:,} questions would find {', '.join(parts)}" if parts else ""
 
 
 def judged(found: Spread, worth: float | None) -> dict[str, Any]:

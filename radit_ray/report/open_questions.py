@@ -38,7 +38,9 @@ def _spent(results: Results) -> str:
         f"{entry['count']:g} {stage} ({entry['wall_s']:.0f} s)" for stage, entry in made.items()
     ]
     listed = ", ".join(parts) or "nothing, all was there"
-    return f"Made anew for this question: {listed}. Estimated beforehand: {results['estimate']}."
+    text = f"Made anew for this question: {listed}. Estimated beforehand: {results['estimate']}."
+    foreseen = results.get("foreseen")  # files of older versions lack it
+    return f"{text} Power, told beforehand: {foreseen}." if foreseen else text
 
 
 # --- contrasts and power, the same for all questions ---
