@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from radit_ray.core.errors import InputError
-from radit_ray.core.intervals import minimum_detectable_effect, paired_bootstrap
+from radit_ray.core.intervals import FEW_GROUPS, minimum_detectable_effect, paired_bootstrap
 from radit_ray.open_questions.power import (
-    FEW_GROUPS,
     MOST_DF,
     Spread,
     degrees_of_freedom,

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from radit_ray.core.errors import InputError
+from radit_ray.core.intervals import FEW_GROUPS
 
-FEW_GROUPS = 10  # with fewer subjects nothing is said
 MOST_DF = 1e6  # as good as the normal distribution
 MOST_GROUPS, MOST_SEEDS = 2**24, 64  # where searches give up
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from radit_ray.report.words import METRICS
+from radit_ray.report.words import METRICS, seconds
 
 Results = Mapping[str, Any]
 Cell = tuple[float, float, float]  # value, low, high, in the unit of the axis
@@ -267,12 +267,16 @@ def stage_times(results: Results) -> Bars:
     costs = {name: stage["cost"] for name, stage in results["stages"].items()}
     seeds = results["seeds"]
     which = f"Training seed {seeds[0]} of {len(seeds)}. " if len(seeds) > 1 else ""
+    taken = sum(cost.get("reused_device_s", 0.0) for cost in costs.values())
+    older = (
+        f" Answers of earlier evaluations took {seconds(taken)} then, not shown." if taken else ""
+    )
     return Bars(
         file="time",
         title="Where the time went",
         rows={name: (cost["wall_s"], cost.get("device_s", 0.0)) for name, cost in costs.items()},
         note=f"{results['recipe']}. {which}Wall: from the stage's start to its end. Device: all "
-        f"its workers added up. {results['environment']['hardware']}.",
+        f"its workers added up.{older} {results['environment']['hardware']}.",
     )
 
 

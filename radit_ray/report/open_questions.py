@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from radit_ray.core.intervals import FEW_GROUPS
 from radit_ray.report.curves import Cell
 from radit_ray.report.table import difference_text, how_made, interval_text, text_table
 
@@ -18,8 +19,7 @@ METRICS = ("em", "f1", "nll", "recall@1")
 JUDGED = ("em", "nll")  # whose contrasts get words
 LOWER = ("nll",)  # smaller is better
 QUALITY, GAINS, SHARES = ("better", "worse"), ("gains more", "gains less"), ("more", "less")
-FEW_SUBJECTS = 10  # with fewer, or with fewer that differ at all, an interval is not to be trusted
-FEW_DIFFERING = 6  # five of five on one side are what a fair coin does once in 16
+FEW_DIFFERING = 6  # subjects: five of five on one side are what a fair coin does once in 16
 
 
 def page(name: str, files: Mapping[str, Results]) -> str:
@@ -114,7 +114,7 @@ def verdict(found: Mapping[str, Any], words: Sequence[str]) -> str:
     """What a difference says: `words` (above 0, below 0) where the 95% interval over subjects and
     seeds leaves out 0, whether it can be as large as is worth finding, or why nothing is said.
     """
-    if found["num_groups"] < FEW_SUBJECTS:
+    if found["num_groups"] < FEW_GROUPS:
         return "too few subjects"
     differing = found["num_differing"]
     if differing is not None and differing < FEW_DIFFERING:

@@ -16,7 +16,17 @@ from folders import EVIL, PROBE, TABLE, Page, make_run, make_sweep
 from radit_ray.commands import report
 from radit_ray.core.errors import InputError
 from radit_ray.report import html, markdown, pictures
-from radit_ray.report.figures import Bars, Curves, Dots, Front, Spot, looks, pareto, run_fronts
+from radit_ray.report.figures import (
+    Bars,
+    Curves,
+    Dots,
+    Front,
+    Spot,
+    looks,
+    pareto,
+    run_fronts,
+    stage_times,
+)
 from radit_ray.report.frames import SHAPES, labels_beside, stops, wrapped
 from radit_ray.report.points import curves, fronts
 from radit_ray.report.questions import cards_of
@@ -217,6 +227,17 @@ def test_an_older_run_without_costs_says_so(tmp_path: Path) -> None:
 
 
 # --- fronts, labels, looks ---
+
+
+def test_what_another_evaluation_answered_is_told_below_the_times(run: Path) -> None:
+    results = read(run, "results.json")
+    before = stage_times(results)
+    evaluate = list(results["stages"].values())[-1]
+    evaluate["cost"] |= {"reused_device_s": 90.0, "reused_tokens": 5e3}
+    after = stage_times(results)
+    assert after.rows == before.rows
+    assert "earlier evaluations took 1 min 30 s then" in after.note
+    assert "earlier evaluations" not in before.note
 
 
 def test_the_front_against_every_pair() -> None:
