@@ -654,6 +654,74 @@ def test_more_cycles_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.ray
+def test_page_versions_on_a_tiny_world(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the pages get another mayor; every question is asked of both versions by every LM."""
+    monkeypatch.setenv("RADIT_DATA", str(tmp_path))
+    (tmp_path / "corpus").mkdir()
+    old, questions = tiny.documents(), tiny.questions()["eval"]
+    mayors = [row["answers"][0] for row in questions if "mayor" in row["question"]]
+    changed = dict.fromkeys(mayors[::2], "Zacharias Quint")
+    new = [dict(row) for row in old]
+    for row in new:
+        for mayor, other in changed.items():
+            row["text"] = row["text"].replace(mayor, other)
+    write_jsonl(tmp_path / "corpus" / "old.jsonl", old)
+    write_jsonl(tmp_path / "corpus" / "new.jsonl", new)
+    pool = [{"id": f"o{n}", "title": f"Other {n}", "text": long_text(n, "x", 40)} for n in range(9)]
+    write_jsonl(tmp_path / "corpus" / "pool.jsonl", pool)
+    config = versions.VersionsConfig(
+        pairs=(VERSION,),
+        questions=(f"eval={write_jsonl(tmp_path / 'asked.jsonl', questions)}",),
+        pool="corpus/pool.jsonl",
+        num_distractors=5,
+    )
+    versions.check(config)
+    job = Job(recipe=recipe, output=str(tmp_path / "out"))
+    results = answer(
+        job,
+        "oq2",
+        lambda job, run: versions.estimate(job, run, config),
+        lambda job: versions.page_versions(job, config),
+    )
+    (pair,) = results["pairs"]
+    assert pair["named"] == len(questions)
+    assert pair["kinds"]["new only"] == 0
+    assert pair["kinds"]["old only"] >= len(changed)
+    assert pair["chunks"] == {"old": 40, "new": 40, "corpus": 45}
+    every = {part["kind"]: part for part in pair["answers"]}["all"]
+    assert every["num_questions"] == sum(pair["kinds"].values())
+    asked = {f"{lm}.{side}" for lm in versions.LMS for side in ("old", "new")}
+    assert set(every["variants"]) == {*asked, "closed-book"}
+    assert results["made"]["embed"]["count"] == 3  # of the run, and of either version
+    assert VERSION.name in page("oq2", {"squad_open": results})
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_lm_sizes_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path: Path) -> None:
+    """Two LMs on one store: one corpus, a pair each, their gains against each other."""
+    lms = {"a": recipe.lm, "b": tiny.tiny_lm(tmp_path / "b", seed=1)}
+    whole = dataclasses.replace(recipe, variants=sizes.SHOWN)
+    results = answer(
+        Job(recipe=whole, output=str(tmp_path / "out")),
+        "sizes",
+        lambda job, run: sizes.estimate(job, run, lms),
+        lambda job: sizes.lm_sizes(job, lms),
+    )
+    made = {name: entry["count"] for name, entry in results["made"].items()}
+    assert (made["chunk"], made["embed"], made["lm-ft"], made["r-ft"]) == (1, 1, 2, 2)
+    means = {name: cells["em"]["value"] for name, cells in results["variants"].items()}
+    for size in lms:
+        gain = means[f"{size}.radit"] - means[f"{size}.replug"]
+        assert means[f"{size}.gain-radit"] == pytest.approx(gain)
+    assert set(results["claims"]) == set(sizes.GAINS)
+    assert "b.gain-all" in page("sizes", {"own": results}).replace(" ", ".")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_question_killed_twice_ends_as_an_uninterrupted_one(
     recipe: Recipe, ray_cluster: None, tmp_path: Path
 ) -> None:

@@ -87,31 +87,43 @@ PAIRS = (
 )
 
 
-def check(pairs: Sequence[Pair] = PAIRS) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VersionsConfig:
+    """What is looked at; files lie below the data folder."""
+
+    pairs: tuple[Pair, ...] = PAIRS
+    questions: tuple[str, ...] = QUESTIONS  # example specs; those that name a page are asked
+    pool: str = POOL  # pages that neither version has
+    num_distractors: int = DISTRACTORS
+
+
+def check(config: VersionsConfig = VersionsConfig()) -> None:
     """InputError where a file is missing."""
-    missing = [n for p in pairs for n in (p.old, p.new, POOL) if not storage.exists(_data(n))]
+    files = (name for pair in config.pairs for name in (pair.old, pair.new, config.pool))
+    missing = next((name for name in files if not storage.exists(_data(name))), None)
     if missing:
-        raise InputError(f"{_data(missing[0])} does not exist; set RADIT_DATA to its folder")
+        raise InputError(f"{_data(missing)} does not exist; set RADIT_DATA to its folder")
 
 
-def page_versions(job: Job, pairs: Sequence[Pair] = PAIRS) -> dict[str, Any]:
+def page_versions(job: Job, config: VersionsConfig = VersionsConfig()) -> dict[str, Any]:
     """{"pairs": [...]}: of each its counts, metrics and contrasts new - old; of the first seed."""
     first = first_seed(job.recipe)
     run = trained(dataclasses.replace(job, recipe=first))[0]
     every = dataclasses.replace(run.recipe.evaluate, tasks=())
     run = looking(run, evaluate=every)
-    return {"seeds": seeds_of(first), "pairs": [_look(job, run, pair) for pair in pairs]}
+    looked = [_look(job, run, pair, config) for pair in config.pairs]
+    return {"seeds": seeds_of(first), "pairs": looked}
 
 
 def _data(name: str) -> str:
     return storage.join(data_folder(), name)
 
 
-def _look(job: Job, run: Run, pair: Pair) -> dict[str, Any]:
+def _look(job: Job, run: Run, pair: Pair, config: VersionsConfig) -> dict[str, Any]:
     folder = storage.join(job.folder, re.sub(r"\W+", "-", pair.name))
     pages = common_pages(pair)
-    counts = write_corpora(pages, folder)
-    asked = list(named_questions(_questions(), pages))
+    counts = write_corpora(pages, folder, pool=config.pool, num_distractors=config.num_distractors)
+    asked = list(named_questions(_questions(config.questions), pages))
     kinds = {row["id"]: kind for row, kind in asked if kind in KINDS}
     rows = [row for row, kind in asked if kind in KINDS]
     rows.sort(key=lambda row: seeded_order(run.recipe.evaluate.seed, row["id"]))
@@ -227,8 +239,8 @@ def _page_rows(pages: Pages, side: str) -> list[dict[str, str]]:
 # --- questions about them ---
 
 
-def _questions() -> Iterator[dict[str, Any]]:
-    for spec in QUESTIONS:
+def _questions(specs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for spec in specs:
         yield from ({**row, "split": "eval"} for row in read_examples(spec))
 
 
@@ -261,17 +273,18 @@ def named_questions(
             yield row, kind.get((holds["old"], holds["new"]), "neither")
 
 
-def estimate(job: Job, run: Run, pairs: Sequence[Pair] = PAIRS) -> Lines:
+def estimate(job: Job, run: Run, config: VersionsConfig = VersionsConfig()) -> Lines:
     """Two corpora a pair, embedded in proportion to their chunks, and the answers of each LM."""
     unit = unit_costs(run)
     stages = storage.read_json(storage.join(run.folder, "results.json"))["stages"]
     lines: Lines = []
-    for pair in pairs:
+    for pair in config.pairs:
         pages = common_pages(pair)
         chunks = max(sum(len(p[side]) for p in pages.values()) for side in ("old", "new"))
-        asked = [row for row, kind in named_questions(_questions(), pages) if kind in KINDS]
+        named = named_questions(_questions(config.questions), pages)
+        asked = [row for row, kind in named if kind in KINDS]
         num = min(len(asked), job.num_questions or len(asked))
-        share = (chunks + DISTRACTORS) / stages["embed"]["rows"]
+        share = (chunks + config.num_distractors) / stages["embed"]["rows"]
         lines.append((f"{pair.name}: corpora", 2.0, share * unit["embed"]))
         lines.append(
             (f"{pair.name}: searches", 4.0, unit["retrieve"] * num / stages["retrieve"]["rows"])
