@@ -259,6 +259,23 @@ def test_where_the_answer_stands_is_said_of_the_pages_a_question_names(dumps: Pa
     assert list(found.values()) == ["old only", "new only", "both", "neither"]
 
 
+def test_power_is_told_of_the_questions_that_a_comparison_rests_on(
+    dumps: Path, tmp_path: Path
+) -> None:
+    """Of page versions those whose answer stands in one; of the world those of one category."""
+    asked = [("who is mayor of Arden", "Anna"), ("and of Belwick?", "Boris"), ("who?", "Anna")]
+    rows = [{"id": f"q{n}", "question": q, "answers": [a]} for n, (q, a) in enumerate(asked)]
+    file = write_jsonl(tmp_path / "asked.jsonl", rows)
+    config = versions.VersionsConfig(pairs=(VERSION,), questions=(f"eval={file}",))
+    job = Job(recipe=demo(lm="x"), output="")
+    assert versions.num_asked(job, config) == 2
+    assert versions.num_asked(dataclasses.replace(job, num_questions=1), config) == 1
+    world = dataclasses.replace(WORLD, changed_share=corpora.CHANGED)
+    found = corpora.questions_of(make_world(world), make_world(world, snapshot=2))
+    counts = [sum(q.category == name for q in found.values()) for name in corpora.CATEGORIES]
+    assert corpora.num_asked(dataclasses.replace(job.recipe, world=WORLD)) == min(counts)
+
+
 def test_a_missing_dump_is_one_line(dumps: Path) -> None:
     with pytest.raises(InputError, match=r"enwiki_2016_slice.*set RADIT_DATA"):
         versions.check()
@@ -362,7 +379,7 @@ def test_of_one_subject_nothing_is_said() -> None:
     assert found["low"] is found["high"] is found["detectable"] is found["p"] is None
     assert verdict(found, ("better", "worse")) == "too few subjects"
     contrasts = {"a-minus-b": {"em": {"diff": 0.4, "power": found}}}
-    assert "too few subjects" in power_table(contrasts)
+    assert "| 0.02 | - | too few subjects |" in power_table(contrasts)
     assert "| a - b | - |" in contrasts_table(contrasts, ("em",))
 
 

@@ -229,10 +229,12 @@ def answer(
     estimate: Callable[[Job, Run], Lines],
     work: Callable[[Job], dict[str, Any]],
     *,
+    num_asked: int = 0,
     only_estimate: bool = False,
 ) -> dict[str, Any]:
-    """Runs one question: the first seed's pair, the estimate of all the rest, then the work, whose
-    result goes to <output>/<recipe>/<name>.json with what was made anew for it.
+    """Runs one question: the first seed's pair, the estimate of all the rest and what `num_asked`
+    questions (0 = those evaluated) would find, then the work, whose result goes to
+    <output>/<recipe>/<name>.json with what was made anew for it.
     """
     before = _before(job, name)
     run = trained(dataclasses.replace(job, recipe=first_seed(job.recipe)))[0]
@@ -240,7 +242,7 @@ def answer(
     each = sum(unit.get(n, 0.0) for n in ("lm-ft", "it", "score", "r-ft", "retrieve-tuned"))
     lines = [("pair of another seed", float(pairs), each + unit["evaluate"]), *estimate(job, run)]
     text = estimate_text(lines)
-    power = power_text(job, run)
+    power = power_text(job, run, num_asked)
     print(f"radit {name}: {text}", file=sys.stderr, flush=True)
     print(f"radit {name}: power: {power}", file=sys.stderr, flush=True)
     if only_estimate:
@@ -269,7 +271,7 @@ def answer(
     return result
 
 
-def power_text(job: Job, run: Run) -> str:
+def power_text(job: Job, run: Run, num_asked: int = 0) -> str:
     """What the planned questions would find, from the answers of the first seed's pair."""
     untuned, tuned = job.roles[0], job.roles[-1]
     evaluated = {variant.name for variant in run.evaluation().variants}
@@ -278,7 +280,7 @@ def power_text(job: Job, run: Run) -> str:
     sides = of_tasks(
         [read_predictions(run.evaluated, name) for name in (tuned, untuned)], job.recipe
     )
-    told = foreseen(*sides, job.num_questions) or "not told of a single subject"
+    told = foreseen(*sides, num_asked or job.num_questions) or "not told of a single subject"
     return f"{told}, if all differ as {tuned} from {untuned}"
 
 

@@ -85,8 +85,11 @@ def run(name: str, arguments: Sequence[str]) -> None:
         command=f"python {shlex.join([program(name), *arguments])}",
     )
     estimate, work = _parts(name, job, args)
+    num_asked = _num_asked(name, job)
     connect(num_cpus=args.num_cpus or None)
-    result = answer(job, name, estimate, work, only_estimate=args.only_estimate)
+    result = answer(
+        job, name, estimate, work, num_asked=num_asked, only_estimate=args.only_estimate
+    )
     if not args.only_estimate:
         print(page(name, {recipe.name: result}))
         print(f"radit: {storage.join(job.folder, name)}.json", file=sys.stderr)
@@ -131,6 +134,15 @@ def _parts(
         lambda job, run: sizes.estimate(job, run, lms),
         lambda job: sizes.lm_sizes(job, lms),
     )
+
+
+def _num_asked(name: str, job: Job) -> int:
+    """Questions that are not the recipe's evaluated ones; 0 where they are."""
+    from radit_ray.open_questions import corpora, versions
+
+    if name != "oq2":
+        return 0
+    return corpora.num_asked(job.recipe) if job.recipe.name == "demo" else versions.num_asked(job)
 
 
 def _need(job: Job, variants: Sequence[str]) -> None:

@@ -281,9 +281,7 @@ def estimate(job: Job, run: Run, config: VersionsConfig = VersionsConfig()) -> L
     for pair in config.pairs:
         pages = common_pages(pair)
         chunks = max(sum(len(p[side]) for p in pages.values()) for side in ("old", "new"))
-        named = named_questions(_questions(config.questions), pages)
-        asked = [row for row, kind in named if kind in KINDS]
-        num = min(len(asked), job.num_questions or len(asked))
+        num = _num_asked(job, pages, config)
         share = (chunks + config.num_distractors) / stages["embed"]["rows"]
         lines.append((f"{pair.name}: corpora", 2.0, share * unit["embed"]))
         lines.append(
@@ -292,3 +290,14 @@ def estimate(job: Job, run: Run, config: VersionsConfig = VersionsConfig()) -> L
         answers = num * sum(tokens_of(run, lm) for lm in LMS) * unit["evaluate_token"]
         lines.append((f"{pair.name}: answers", 2.0, answers))
     return lines
+
+
+def num_asked(job: Job, config: VersionsConfig = VersionsConfig()) -> int:
+    """Questions of the pair that has most; 0 where no pair has any."""
+    return max(_num_asked(job, common_pages(pair), config) for pair in config.pairs)
+
+
+def _num_asked(job: Job, pages: Pages, config: VersionsConfig) -> int:
+    named = named_questions(_questions(config.questions), pages)
+    num = sum(kind in KINDS for _, kind in named)
+    return min(num, job.num_questions or num)

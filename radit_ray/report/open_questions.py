@@ -99,8 +99,10 @@ def p_text(p: float | None) -> str:
 
 
 def _needed(found: Mapping[str, Any]) -> str:
-    """Questions that show what is worth finding, or why none do."""
-    if found["worth"] is None:
+    """Questions that show what is worth finding, or why none do; "-" where too few subjects differ
+    to tell how much others would.
+    """
+    if found["worth"] is None or _few(found):
         return "-"
     if found["detectable"] is not None and found["detectable"] <= found["worth"]:
         return "enough"
@@ -114,11 +116,8 @@ def verdict(found: Mapping[str, Any], words: Sequence[str]) -> str:
     """What a difference says: `words` (above 0, below 0) where the 95% interval over subjects and
     seeds leaves out 0, whether it can be as large as is worth finding, or why nothing is said.
     """
-    if found["num_groups"] < FEW_GROUPS:
-        return "too few subjects"
-    differing = found["num_differing"]
-    if differing is not None and differing < FEW_DIFFERING:
-        return f"{differing or 'no'} subject{'s' * (differing > 1)} differ{'s' * (differing < 2)}"
+    if few := _few(found):
+        return few
     low, high, worth = found["low"], found["high"], found["worth"]
     small = worth is not None and -worth < low and high < worth
     if low <= 0 <= high:
@@ -127,6 +126,16 @@ def verdict(found: Mapping[str, Any], words: Sequence[str]) -> str:
         told = words[0 if low > 0 else 1] + (", less than is worth finding" if small else "")
     alone = found["trained"] and found["num_seeds"] == 1
     return f"{told} (one training)" if alone else told
+
+
+def _few(found: Mapping[str, Any]) -> str:
+    """Why nothing is said of other subjects; "" where something is."""
+    if found["num_groups"] < FEW_GROUPS:
+        return "too few subjects"
+    differing = found["num_differing"]
+    if differing is None or differing >= FEW_DIFFERING:
+        return ""
+    return f"{differing or 'no'} subject{'s' * (differing > 1)} differ{'s' * (differing < 2)}"
 
 
 def _plain(name: str) -> str:
@@ -241,7 +250,9 @@ def _versions(entry: Mapping[str, Any]) -> Iterator[str]:
         f"in both versions for {kinds['both']} of those asked, in the newer alone for "
         f"{kinds['new only']}, in the older alone for {kinds['old only']}."
     )
-    for answers in entry["answers"]:
+    for number, answers in enumerate(entry["answers"]):
+        if number and answers["num_questions"] == entry["answers"][0]["num_questions"]:
+            continue  # all are of this kind
         rows = [
             [name, *(interval_text(cells.get(m)) for m in ("em", "f1", "nll", "answer_recall@5"))]
             for name, cells in answers["variants"].items()
@@ -249,7 +260,7 @@ def _versions(entry: Mapping[str, Any]) -> Iterator[str]:
         head = [f"answer in: {answers['kind']} ({answers['num_questions']} questions)"]
         yield text_table([*head, "em", "f1", "nll", "answer_recall@5"], rows, True)
         yield contrasts_table(answers["contrasts"], ("em", "f1", "nll", "answer_recall@5"))
-        yield power_table(answers["contrasts"], ("em", "f1"))
+        yield power_table(answers["contrasts"])
 
 
 # --- question 3, and the size of the LM ---
