@@ -31,7 +31,7 @@ from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
 from radit_ray.open_questions.base import Job, answer, share_artifacts
 from radit_ray.open_questions.command import QuestionArgs, lms_of
 from radit_ray.open_questions.command import run as command
-from radit_ray.open_questions.contrasts import WORTH, compared, foreseen, power
+from radit_ray.open_questions.contrasts import WORTH, compared, foreseen, gain_rows, power
 from radit_ray.recipes import Recipe, demo, override, own
 from radit_ray.report.open_questions import contrasts_table, page, plots, power_table, verdict
 
@@ -310,7 +310,7 @@ def test_the_noise_of_seeds_and_gains_by_hand() -> None:
     found = cycles.seed_noise(tables)["em"]
     assert found["most"] == 1.0
     assert found["rms"] == pytest.approx(((0.25 + 0.25 + 1.0) / 3) ** 0.5)
-    gains = sizes.gain_rows(rows_of([1.0, 0.25]), rows_of([0.5, 1.0]))
+    gains = gain_rows(rows_of([1.0, 0.25]), rows_of([0.5, 1.0]))
     assert [row["em"] for row in gains] == [0.5, -0.75]
     assert [row["id"] for row in gains] == ["q0", "q1"]
 
@@ -431,7 +431,7 @@ def size_results() -> dict[str, Any]:
         for name, (a, b) in sizes.GAINS.items():
             sides = tables[f"{size}.{a}"], tables[f"{size}.{b}"] * 2
             pairs = zip(*sides, strict=False)
-            tables[f"{size}.gain-{name}"] = [sizes.gain_rows(x, y) for x, y in pairs]
+            tables[f"{size}.gain-{name}"] = [gain_rows(x, y) for x, y in pairs]
     sides = (("xs", "s"), ("s", "m"), ("xs", "m"))
     contrasts = [f"{b}.gain-{n}-minus-{a}.gain-{n}" for a, b in sides for n in sizes.GAINS]
     recipe = override(demo(lm="x"), {"evaluate.bootstrap": 50})
@@ -710,7 +710,13 @@ def test_page_versions_on_a_tiny_world(
     every = {part["kind"]: part for part in pair["answers"]}["all"]
     assert every["num_questions"] == sum(pair["kinds"].values())
     asked = {f"{lm}.{side}" for lm in versions.LMS for side in ("old", "new")}
-    assert set(every["variants"]) == {*asked, "closed-book"}
+    gains = {f"{lm}.gain" for lm in versions.LMS}
+    assert set(every["variants"]) == {*asked, *gains, "closed-book"}
+    brought = {
+        lm: every["contrasts"][f"{lm}.new-minus-{lm}.old"]["nll"]["diff"] for lm in versions.LMS
+    }
+    more = every["contrasts"]["radit.gain-minus-replug.gain"]["nll"]["diff"]
+    assert more == pytest.approx(brought["radit"] - brought["replug"])
     assert results["made"]["embed"]["count"] == 3  # of the run, and of either version
     assert VERSION.name in page("oq2", {"squad_open": results})
 

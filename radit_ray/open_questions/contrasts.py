@@ -8,12 +8,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radit_ray.engines.answering import METRICS, SCORE
 from radit_ray.engines.measuring import (
+    KEYS,
     Rows,
     check_contrast,
     mean_over_seeds,
     measure,
 )
+from radit_ray.engines.variants import TRUNCATION
 from radit_ray.open_questions.power import (
     Spread,
     degrees_of_freedom,
@@ -67,6 +70,20 @@ def of_tasks(tables: Sequence[Rows], recipe: Recipe) -> list[Rows]:
 def is_shared(name: str) -> bool:
     """Whether a table such as `replug.answers.10` or `s.replug` is of an untrained pair."""
     return any(part in SHARED for part in name.split("."))
+
+
+def gain_rows(a: Rows, b: Rows) -> Rows:
+    """Each question's a - b, as rows that are measured like any others."""
+    other = {row["id"]: row for row in b}
+    made = []
+    for row in a:
+        same = other[row["id"]]
+        values = {
+            name: None if row[name] is None or same[name] is None else row[name] - same[name]
+            for name in (*METRICS, SCORE)
+        }
+        made.append({**{key: row[key] for key in KEYS}, **values, **dict.fromkeys(TRUNCATION, 0)})
+    return made
 
 
 def power(a: Sequence[Rows], b: Sequence[Rows], metric: str, *, trained: bool) -> dict[str, Any]:

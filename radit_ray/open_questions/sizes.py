@@ -14,12 +14,10 @@ from typing import Any
 
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
-from radit_ray.engines.answering import METRICS, SCORE
-from radit_ray.engines.measuring import KEYS, Rows, read_predictions
+from radit_ray.engines.measuring import Rows, read_predictions
 from radit_ray.engines.references import model_bytes
-from radit_ray.engines.variants import TRUNCATION
 from radit_ray.open_questions.base import Job, Lines, runs_of, unit_costs
-from radit_ray.open_questions.contrasts import SHARED, compared
+from radit_ray.open_questions.contrasts import SHARED, compared, gain_rows
 from radit_ray.open_questions.power import holm
 from radit_ray.runs import Run
 
@@ -82,20 +80,6 @@ def about(lm: str) -> dict[str, Any]:
     made = storage.read_json(record) if storage.exists(record) else {}
     kept = ("num_parameters", "steps", "tokens_seen", "final_loss", "wall_s")
     return {"bytes": model_bytes(lm), **{name: made[name] for name in kept if name in made}}
-
-
-def gain_rows(a: Rows, b: Rows) -> Rows:
-    """Each question's a - b, as rows that are measured like any others."""
-    other = {row["id"]: row for row in b}
-    made = []
-    for row in a:
-        same = other[row["id"]]
-        values = {
-            name: None if row[name] is None or same[name] is None else row[name] - same[name]
-            for name in (*METRICS, SCORE)
-        }
-        made.append({**{key: row[key] for key in KEYS}, **values, **dict.fromkeys(TRUNCATION, 0)})
-    return made
 
 
 def estimate(job: Job, run: Run, lms: Mapping[str, str]) -> Lines:

@@ -40,7 +40,7 @@ from radit_ray.open_questions.base import (
     trained,
     unit_costs,
 )
-from radit_ray.open_questions.contrasts import compared
+from radit_ray.open_questions.contrasts import compared, gain_rows
 from radit_ray.runs import Run
 
 KINDS = ("both", "new only", "old only")  # which corpus contains the answer
@@ -106,7 +106,9 @@ def check(config: VersionsConfig = VersionsConfig()) -> None:
 
 
 def page_versions(job: Job, config: VersionsConfig = VersionsConfig()) -> dict[str, Any]:
-    """{"pairs": [...]}: of each its counts, metrics and contrasts new - old; of the first seed."""
+    """{"pairs": [...]}: of each its counts, metrics, contrasts new - old and of these gains, tuned
+    pair against untuned; of the first seed.
+    """
     first = first_seed(job.recipe)
     run = trained(dataclasses.replace(job, recipe=first))[0]
     every = dataclasses.replace(run.recipe.evaluate, tasks=())
@@ -145,6 +147,8 @@ def _look(job: Job, run: Run, pair: Pair, config: VersionsConfig) -> dict[str, A
     other = asking(run, file)
     corpora = tuple(storage.join(folder, f"{side}.jsonl") for side in ("old", "new"))
     tables = _tables(run, dict(zip(("old", "new"), _views(other, corpora), strict=True)))
+    for lm in LMS:  # what the newer corpus brings each of them
+        tables[f"{lm}.gain"] = gain_rows(tables[f"{lm}.new"], tables[f"{lm}.old"])
     for kind in ("all", *KINDS):
         part = {
             name: [[row for row in table if kind in ("all", kinds[row["id"]])]]
@@ -152,7 +156,7 @@ def _look(job: Job, run: Run, pair: Pair, config: VersionsConfig) -> dict[str, A
         }
         if len(part["closed-book"][0]) > 1:
             contrasts = [f"{lm}.new-minus-{lm}.old" for lm in LMS]
-            contrasts += [f"radit.{side}-minus-replug.{side}" for side in ("old", "new")]
+            contrasts += [f"radit.{side}-minus-replug.{side}" for side in ("old", "new", "gain")]
             measured = compared(part, contrasts, run.recipe)
             result["answers"].append({"kind": kind, **measured})
     return result

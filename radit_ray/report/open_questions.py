@@ -256,6 +256,7 @@ def _versions(entry: Mapping[str, Any]) -> Iterator[str]:
         rows = [
             [name, *(interval_text(cells.get(m)) for m in ("em", "f1", "nll", "answer_recall@5"))]
             for name, cells in answers["variants"].items()
+            if not name.endswith(".gain")  # new - old: among the contrasts
         ]
         head = [f"answer in: {answers['kind']} ({answers['num_questions']} questions)"]
         yield text_table([*head, "em", "f1", "nll", "answer_recall@5"], rows, True)
