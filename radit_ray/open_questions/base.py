@@ -261,9 +261,7 @@ def answer(
     made = [path for path in finished_artifacts(job.store) if path not in before]
     if storage.exists(file) and not made:  # all was there: what the first call said stays
         old = storage.read_json(file)
-        result |= {
-            key: old[key] for key in ("estimate", "foreseen", "made", "environment") if key in old
-        }
+        result |= {key: old[key] for key in ("estimate", "made", "environment")}
     else:
         result["made"] = spent(made)
     storage.write_json(file, result)
