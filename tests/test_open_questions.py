@@ -556,6 +556,7 @@ def test_a_store_of_an_earlier_run_is_linked_once(tmp_path: Path) -> None:
     [
         ("oq1", [], "no --output given"),
         ("oq1", ["--ks", "0", "3"], "--ks .*expected numbers of chunks"),
+        ("oq1", ["--num-checked", "-1"], "--num-checked -1, expected a number of questions"),
         ("oq1", ["--roles", "raddit"], "unknown role 'raddit'.*radit"),
         ("oq2", ["--set", "variants=replug,radit"], "variant 'closed-book' is not in the recipe"),
         ("oq3", ["--num-cycles", "1"], "--num-cycles 1, expected 2"),

@@ -54,6 +54,9 @@ def check(job: Job, config: ChunksConfig) -> None:
     """What can be told before any work; InputError."""
     if not config.ks or min(config.ks) < 1 or len(set(config.ks)) != len(config.ks):
         raise InputError(f"--ks {config.ks}, expected numbers of chunks from 1, all different")
+    for name, count in (("checked", config.checked), ("timed", config.timed)):
+        if count < 0:
+            raise InputError(f"--num-{name} {count}, expected a number of questions, or 0 for none")
     known = [role for role in job.recipe.variants if role in ROLES]
     for role in job.roles:
         if role not in known:

@@ -15,6 +15,7 @@ from radit_ray.data import storage
 from radit_ray.engines.references import num_parameters
 from radit_ray.models.presets import LEXICAL
 from radit_ray.open_questions.base import Job, Lines, answer, share_artifacts
+from radit_ray.open_questions.chunks import CHECKED, TIMED
 from radit_ray.options import parse
 from radit_ray.recipe_checks import check_inputs, check_recipe
 from radit_ray.recipes import WORLD_LM, override, recipe_named
@@ -39,6 +40,10 @@ class QuestionArgs(RunArgs):
     num_questions: int = 0  # asked, a seeded choice; 0 = all
     roles: tuple[str, ...] = ("replug", "radit")  # question 1: pairs that are shown more chunks
     ks: tuple[int, ...] = (1, 3, 10, 20, 50, 100)  # question 1
+    # question 1: questions on which 16 scored answers are compared with all, and on which each k is
+    # answered by itself for its cost
+    num_checked: int = CHECKED
+    num_timed: int = TIMED
     num_cycles: int = 3  # question 3
     lms: tuple[
         str, ...
@@ -107,7 +112,7 @@ def _parts(
     from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
 
     if name == "oq1":
-        config = chunks.ChunksConfig(ks=args.ks)
+        config = chunks.ChunksConfig(ks=args.ks, checked=args.num_checked, timed=args.num_timed)
         chunks.check(job, config)
         return (
             lambda job, run: chunks.estimate(job, run, config),
