@@ -27,6 +27,10 @@ from radit_ray.core.errors import FULL, READ_ONLY, InputError, check_bounds
 from radit_ray.data.artifacts import committed_shard, sidecar_file
 from radit_ray.engines.resources import Resources
 
+# items a worker: with more, one waits at each of them so that none idles between two; with fewer it
+# would wait there while another worker has nothing to do
+MANY = 16
+
 
 def num_workers(resources: Resources, num_items: int, *, worker_bytes: float = 0) -> int:
     """Actors to start: what was asked for, else what the cluster's CPUs, GPUs and memory hold
@@ -96,7 +100,9 @@ def map_shards(
     pool = ray.data.from_items(items, override_num_blocks=len(items)).map(
         Guard,
         fn_constructor_kwargs={"worker": worker, "arguments": arguments},
-        compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(
+            size=size, max_tasks_in_flight_per_actor=2 if len(items) > MANY * size else 1
+        ),
         num_cpus=resources.cpus_per_worker,
         num_gpus=resources.gpus_per_worker or None,
     )

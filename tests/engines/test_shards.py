@@ -7,16 +7,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
 
 from radit_ray.core.errors import InputError
 from radit_ray.data.artifacts import commit_shard
+from radit_ray.engines.resources import Resources
 from radit_ray.engines.sharded_index import IndexShard
-from radit_ray.engines.shards import Guard, answers
+from radit_ray.engines.shards import Guard, answers, map_shards
 from radit_ray.stages.chunk import ChunkConfig, ChunkWorker
 
 TOLD = {errno.EIO: "storage failed 5 times"}  # as data.remote says it
@@ -89,6 +93,37 @@ class Writer:
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         self.calls += 1
         return commit_shard(self.output, item["name"], pa.table({"call": [self.calls]}))
+
+
+class Patient:
+    """The item that begins first takes until all others have begun, on another worker."""
+
+    def __init__(self, folder: str, number: int) -> None:
+        self.folder, self.number = Path(folder), number
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        (self.folder / item["id"]).touch()
+        try:
+            (self.folder / "first").touch(exist_ok=False)
+        except FileExistsError:
+            return {"begun": 0}
+        deadline, begun = time.monotonic() + 30, 0
+        while begun < self.number and time.monotonic() < deadline:
+            time.sleep(0.05)
+            begun = sum(path.name != "first" for path in self.folder.iterdir())
+        return {"begun": begun}
+
+
+@pytest.mark.ray
+def test_no_item_waits_behind_a_long_one_while_a_worker_is_idle(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import it
+    items = [{"id": f"item-{number}"} for number in range(6)]
+    arguments = {"folder": str(tmp_path), "number": len(items)}
+    resources = Resources(num_workers=2)
+    made = map_shards(Patient, arguments, items, resources=resources, label="wait", unit="item")
+    assert sorted(row["begun"] for row in made) == [0] * 5 + [len(items)]
 
 
 def test_a_call_made_again_does_nothing_that_is_committed(tmp_path: Path) -> None:
