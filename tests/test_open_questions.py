@@ -149,6 +149,26 @@ def test_what_was_shown_is_read_off_the_predictions(tmp_path: Path) -> None:
     assert corpora.told(str(tmp_path), "radit", {"q": questions["q"]}, "old")[1] == {"q": True}
 
 
+def test_a_kind_that_is_all_there_is_stands_once_on_the_page_of_versions() -> None:
+    tables = {
+        f"{lm}.{side}": [noisy(place, 0.5)]
+        for place, (lm, side) in enumerate([("radit", "old"), ("radit", "new"), ("radit", "gain")])
+    }
+    recipe = override(demo(lm="x"), {"evaluate.bootstrap": 50})
+    found = compared(tables, ["radit.new-minus-radit.old"], recipe)
+    counts = {"both": 40, "new only": 0, "old only": 0}
+    pair = {
+        "pair": dataclasses.asdict(VERSION),
+        **{"pages": 1, "chunks": {"old": 1, "new": 1, "corpus": 2}, "named": 40, "kinds": counts},
+        "answers": [{"kind": kind, **found} for kind in ("all", "both")],
+    }
+    text = page("oq2", {"squad_open": results_of("oq2", pairs=[pair])})
+    assert text.count("answer in: all (40 questions)") == 1
+    assert "answer in: both" not in text
+    assert "| radit.old |" in text
+    assert "| radit.gain |" not in text  # it stands among the contrasts
+
+
 def test_the_page_tells_the_corpora_apart() -> None:
     config = dataclasses.replace(WORLD, changed_share=0.5)
     questions = corpora.questions_of(make_world(config), make_world(config, snapshot=2))
@@ -262,18 +282,14 @@ def test_where_the_answer_stands_is_said_of_the_pages_a_question_names(dumps: Pa
 def test_power_is_told_of_the_questions_that_a_comparison_rests_on(
     dumps: Path, tmp_path: Path
 ) -> None:
-    """Of page versions those whose answer stands in one; of the world those of one category."""
-    asked = [("who is mayor of Arden", "Anna"), ("and of Belwick?", "Boris"), ("who?", "Anna")]
+    """Of page versions those of the largest kind: here two in both, one in the newer alone."""
+    asked = [("Belwick?", "Boris"), ("and of Belwick?", "Boris"), ("of Arden?", "Dora"), ("?", "x")]
     rows = [{"id": f"q{n}", "question": q, "answers": [a]} for n, (q, a) in enumerate(asked)]
     file = write_jsonl(tmp_path / "asked.jsonl", rows)
     config = versions.VersionsConfig(pairs=(VERSION,), questions=(f"eval={file}",))
     job = Job(recipe=demo(lm="x"), output="")
     assert versions.num_asked(job, config) == 2
     assert versions.num_asked(dataclasses.replace(job, num_questions=1), config) == 1
-    world = dataclasses.replace(WORLD, changed_share=corpora.CHANGED)
-    found = corpora.questions_of(make_world(world), make_world(world, snapshot=2))
-    counts = [sum(q.category == name for q in found.values()) for name in corpora.CATEGORIES]
-    assert corpora.num_asked(dataclasses.replace(job.recipe, world=WORLD)) == min(counts)
 
 
 def test_a_missing_dump_is_one_line(dumps: Path) -> None:
@@ -531,7 +547,8 @@ def test_power_is_told_of_as_many_questions_as_are_planned() -> None:
     sizes = [float(text.partition("em ")[2].split()[0]) for text in (whole, half)]
     assert sizes[1] / sizes[0] == pytest.approx(2**0.5, rel=0.02)
     assert f"em {WORTH['em']:.3f} (" in foreseen(tuned, untuned, found["needed"])
-    assert foreseen(rows_of([0.0, 1.0]), rows_of([1.0, 1.0])) == ""  # of a single subject
+    few = foreseen(rows_of([0.0] * 40), rows_of([1.0] * 10 + [0.0] * 30))  # five subjects differ
+    assert few.count("too few subjects to tell") == 2
 
 
 # --- places and options ---
@@ -623,7 +640,7 @@ def ask_chunks(recipe: Recipe, output: str, **changes: Any) -> dict[str, Any]:
 def test_more_chunks_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path: Path) -> None:
     estimated = ask_chunks(recipe, str(tmp_path), only_estimate=True)
     assert "0 x pair" not in estimated["estimate"]
-    assert estimated["foreseen"].startswith("6 questions would find em ")
+    assert estimated["foreseen"].startswith("12 questions would find em: too few subjects")
     results = ask_chunks(recipe, str(tmp_path))
     assert results["num_questions"] == 6
     points = {(p["role"], p["ensemble"], p["k"]): p for p in results["points"]}

@@ -21,7 +21,8 @@ LOW_HIGH_PERCENT = (2.5, 97.5)
 _Z_975, _Z_80 = 1.959964, 0.841621  # standard normal quantiles
 # standard errors of the smallest effect that a two-sided 5% test finds in 80% of repetitions
 DETECTABLE = _Z_975 + _Z_80
-FEW_GROUPS = 10  # with fewer subjects nothing is said of others
+FEW_GROUPS = 10  # with fewer subjects nothing is said of others, nor where fewer than these differ:
+FEW_DIFFERING = 6  # five of five on one side are what a fair coin does once in 16
 _BLOCK = 1 << 22  # at most this many draws in memory at a time (32 MB of int64)
 
 

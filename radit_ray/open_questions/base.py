@@ -229,11 +229,11 @@ def answer(
     estimate: Callable[[Job, Run], Lines],
     work: Callable[[Job], dict[str, Any]],
     *,
-    num_asked: int = 0,
+    num_asked: int | None = None,
     only_estimate: bool = False,
 ) -> dict[str, Any]:
     """Runs one question: the first seed's pair, the estimate of all the rest and what `num_asked`
-    questions (0 = those evaluated) would find, then the work, whose result goes to
+    questions (None = those evaluated) would find, then the work, whose result goes to
     <output>/<recipe>/<name>.json with what was made anew for it.
     """
     before = _before(job, name)
@@ -269,16 +269,19 @@ def answer(
     return result
 
 
-def power_text(job: Job, run: Run, num_asked: int = 0) -> str:
+def power_text(job: Job, run: Run, num_asked: int | None = None) -> str:
     """What the planned questions would find, from the answers of the first seed's pair."""
     untuned, tuned = job.roles[0], job.roles[-1]
     evaluated = {variant.name for variant in run.evaluation().variants}
+    if num_asked == 0:
+        return "not told, these comparisons are not of whole answers or have no question"
     if untuned == tuned or not {untuned, tuned} <= evaluated:
         return "not told, it takes two roles that the recipe evaluates"
     sides = of_tasks(
         [read_predictions(run.evaluated, name) for name in (tuned, untuned)], job.recipe
     )
-    told = foreseen(*sides, num_asked or job.num_questions) or "not told of a single subject"
+    most = len(sides[0])  # no question asks more than there are
+    told = foreseen(*sides, min(most if num_asked is None else num_asked, most))
     return f"{told}, if all differ as {tuned} from {untuned}"
 
 

@@ -141,13 +141,17 @@ def _parts(
     )
 
 
-def _num_asked(name: str, job: Job) -> int:
-    """Questions that are not the recipe's evaluated ones; 0 where they are."""
-    from radit_ray.open_questions import corpora, versions
+def _num_asked(name: str, job: Job) -> int | None:
+    """Questions that one comparison rests on; None: all that the recipe evaluates. 0: the shares of
+    the controlled part of question 2.
+    """
+    from radit_ray.open_questions import versions
 
-    if name != "oq2":
-        return 0
-    return corpora.num_asked(job.recipe) if job.recipe.name == "demo" else versions.num_asked(job)
+    if name == "oq1":
+        return job.num_questions or None
+    if name == "oq2":
+        return 0 if job.recipe.name == "demo" else versions.num_asked(job)
+    return None
 
 
 def _need(job: Job, variants: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radit_ray.core.intervals import FEW_DIFFERING, FEW_GROUPS
 from radit_ray.engines.answering import METRICS, SCORE
 from radit_ray.engines.measuring import (
     KEYS,
@@ -120,23 +121,25 @@ def differences(
     return diff_SB, [row["group"] for row in kept]
 
 
-def foreseen(a: Rows, b: Rows, num_questions: int = 0) -> str:
-    """Told before anything is run: what so many questions (0 = these) would show, were differences
-    as scattered as those of one training's pair to the untuned one. Smaller changes scatter less;
-    what other trainings add, one says nothing of.
+def foreseen(a: Rows, b: Rows, num_questions: int | None = None) -> str:
+    """Told before anything is run: what so many questions (None = these) would show, were
+    differences as scattered as those of one training's pair to the untuned one. Smaller changes
+    scatter less; what other trainings add, one says nothing of.
     """
+    asked = len(a) if num_questions is None else num_questions
     parts = []
     for metric in ("em", "nll"):
-        found = spread(*differences([a], [b], metric))
-        share = num_questions / found.num_questions if num_questions else 1.0
-        size = detectable(found, num_groups=max(2, round(found.num_groups * share)))
-        if found.num_groups < 2 or not size:
+        diff_SB, groups_B = differences([a], [b], metric)
+        found, worth = spread(diff_SB, groups_B), WORTH[metric]
+        num_groups = round(found.num_groups * asked / found.num_questions)
+        differing = {group for group, d in zip(groups_B, diff_SB[0], strict=True) if d}
+        if num_groups < FEW_GROUPS or len(differing) < FEW_DIFFERING:
+            parts.append(f"{metric}: too few subjects to tell")
             continue
-        worth = WORTH[metric]
-        needed = questions_needed(found, worth) or math.inf
-        parts.append(f"{metric} {size:.3f} ({worth:g}, worth finding, takes {needed:,} questions)")
-    asked = num_questions or len(a)
-    return f"{asked:,} questions would find {', '.join(parts)}" if parts else ""
+        size, needed = detectable(found, num_groups=num_groups), questions_needed(found, worth)
+        takes = f"{needed:,} questions" if needed else "more questions than can be had"
+        parts.append(f"{metric} {size:.3f} ({worth:g}, worth finding, takes {takes})")
+    return f"{asked:,} questions would find {', '.join(parts)}"
 
 
 def judged(found: Spread, worth: float | None) -> dict[str, Any]:

@@ -12,7 +12,6 @@ that are the corpus' value, the memory's, or neither.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,6 @@ from radit_ray.open_questions.base import (
     unit_costs,
 )
 from radit_ray.open_questions.contrasts import SHARED, power
-from radit_ray.recipes import Recipe
 from radit_ray.runs import Run
 
 CHANGED = 0.5  # share of facts that the second snapshot changes: as many changed as unchanged
@@ -175,22 +173,11 @@ def check(job: Job) -> None:
         )
 
 
-def _facts(recipe: Recipe) -> tuple[WorldConfig, dict[str, Asked]]:
-    """The recipe's world with CHANGED facts, and the questions about it."""
-    world = dataclasses.replace(recipe.world, changed_share=CHANGED)
-    return world, questions_of(make_world(world), make_world(world, snapshot=2))
-
-
-def num_asked(recipe: Recipe) -> int:
-    """Questions of the smallest category: contrasts are told within one."""
-    _, questions = _facts(recipe)
-    return min(collections.Counter(q.category for q in questions.values()).values())
-
-
 def corpus_of_today(job: Job) -> dict[str, Any]:
     """What the LMs of every seed answer with either corpus and without one, as `tabulated`."""
     recipe = job.recipe
-    world, questions = _facts(recipe)
+    world = dataclasses.replace(recipe.world, changed_share=CHANGED)
+    questions = questions_of(make_world(world), make_world(world, snapshot=2))
     runs = trained(job)
     found, seen = _all_answers(job, runs, world, questions)
     draws = {"num_samples": recipe.evaluate.bootstrap, "seed": recipe.evaluate.seed}

@@ -125,7 +125,7 @@ def _look(job: Job, run: Run, pair: Pair, config: VersionsConfig) -> dict[str, A
     folder = storage.join(job.folder, re.sub(r"\W+", "-", pair.name))
     pages = common_pages(pair)
     counts = write_corpora(pages, folder, pool=config.pool, num_distractors=config.num_distractors)
-    asked = list(named_questions(_questions(config.questions), pages))
+    asked = list(_named(pages, config))
     kinds = {row["id"]: kind for row, kind in asked if kind in KINDS}
     rows = [row for row, kind in asked if kind in KINDS]
     rows.sort(key=lambda row: seeded_order(run.recipe.evaluate.seed, row["id"]))
@@ -285,7 +285,8 @@ def estimate(job: Job, run: Run, config: VersionsConfig = VersionsConfig()) -> L
     for pair in config.pairs:
         pages = common_pages(pair)
         chunks = max(sum(len(p[side]) for p in pages.values()) for side in ("old", "new"))
-        num = _num_asked(job, pages, config)
+        num = sum(kind in KINDS for _, kind in _named(pages, config))
+        num = min(num, job.num_questions or num)
         share = (chunks + config.num_distractors) / stages["embed"]["rows"]
         lines.append((f"{pair.name}: corpora", 2.0, share * unit["embed"]))
         lines.append(
@@ -297,11 +298,13 @@ def estimate(job: Job, run: Run, config: VersionsConfig = VersionsConfig()) -> L
 
 
 def num_asked(job: Job, config: VersionsConfig = VersionsConfig()) -> int:
-    """Questions of the pair that has most; 0 where no pair has any."""
-    return max(_num_asked(job, common_pages(pair), config) for pair in config.pairs)
+    """Questions of the largest kind of any pair: comparisons are told within one."""
+    found = []
+    for pair in config.pairs:
+        kinds = [kind for _, kind in _named(common_pages(pair), config) if kind in KINDS]
+        found += [kinds.count(kind) for kind in KINDS]
+    return min(max(found), job.num_questions or max(found))
 
 
-def _num_asked(job: Job, pages: Pages, config: VersionsConfig) -> int:
-    named = named_questions(_questions(config.questions), pages)
-    num = sum(kind in KINDS for _, kind in named)
-    return min(num, job.num_questions or num)
+def _named(pages: Pages, config: VersionsConfig) -> Iterator[tuple[dict[str, Any], str]]:
+    return named_questions(_questions(config.questions), pages)

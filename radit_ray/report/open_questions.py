@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from radit_ray.core.intervals import FEW_GROUPS
+from radit_ray.core.intervals import FEW_DIFFERING, FEW_GROUPS
 from radit_ray.report.curves import Cell
 from radit_ray.report.table import difference_text, how_made, interval_text, text_table
 
@@ -19,7 +19,6 @@ METRICS = ("em", "f1", "nll", "recall@1")
 JUDGED = ("em", "nll")  # whose contrasts get words
 LOWER = ("nll",)  # smaller is better
 QUALITY, GAINS, SHARES = ("better", "worse"), ("gains more", "gains less"), ("more", "less")
-FEW_DIFFERING = 6  # subjects: five of five on one side are what a fair coin does once in 16
 
 
 def page(name: str, files: Mapping[str, Results]) -> str:

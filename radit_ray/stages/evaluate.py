@@ -179,9 +179,8 @@ def _items(
     work: Work[EvaluateConfig],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One item for each ranked shard that holds questions and each group of variants that differ in
-    nothing but k, ordered by LM so that an actor rarely changes it, those of most chunks first so
-    that none is left alone at the end; and {name: variant} of those that are another one by a
-    second name (R-ft that kept the base encoder).
+    nothing but k, ordered by LM so that an actor rarely changes it; and {name: variant} of those
+    that are another one by a second name (R-ft that kept the base encoder).
     """
     questions = {source.path: choose_questions(source, config) for source in ranked_of.values()}
     subjects = {path: _subjects(path, shards) for path, shards in questions.items()}
@@ -225,11 +224,15 @@ def _items(
             )
             item["ks"].append(variant.k)
             item["names"].append(variant.name)
-    place = {lm: number for number, lm in enumerate(dict.fromkeys(i["lm"] for i in items.values()))}
-    ordered = sorted(
-        items.values(), key=lambda item: (place[item["lm"]], -max(item["ks"]) * len(item["rows"]))
-    )
-    return ordered, twins
+    return largest_first(list(items.values())), twins
+
+
+def largest_first(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items of each LM together, as they come, those of most chunks first."""
+    place: dict[str, int] = {}
+    for item in items:
+        place.setdefault(item["lm"], len(place))
+    return sorted(items, key=lambda item: (place[item["lm"]], -max(item["ks"]) * len(item["rows"])))
 
 
 def _subjects(path: str, chosen: dict[str, list[int]]) -> set[tuple[str, str]]:

@@ -30,7 +30,7 @@ from radit_ray.engines.resources import Resources
 from radit_ray.engines.variants import Variant
 from radit_ray.models.causal_lm import CausalLM
 from radit_ray.report.predictions import write_predictions
-from radit_ray.stages.evaluate import EvaluateConfig, evaluate
+from radit_ray.stages.evaluate import EvaluateConfig, evaluate, largest_first
 
 pytestmark = pytest.mark.ray
 ONE = Resources(num_workers=1)
@@ -267,3 +267,10 @@ def test_bad_configs_are_refused(
         evaluate(config, ranked=chain.ranked, output=output, resources=ONE)
     assert "\n" not in str(found.value)
     assert read_manifest(output) is None
+
+
+def test_the_largest_parts_of_each_lm_come_first() -> None:
+    parts = [("b", [3], 9), ("a", [1], 50), ("b", [1, 100], 2), ("a", [10, 3], 7), ("b", [3], 64)]
+    items = [{"lm": lm, "ks": ks, "rows": list(range(num))} for lm, ks, num in parts]
+    found = [(item["lm"], max(item["ks"]), len(item["rows"])) for item in largest_first(items)]
+    assert found == [("b", 100, 2), ("b", 3, 64), ("b", 3, 9), ("a", 10, 7), ("a", 1, 50)]
