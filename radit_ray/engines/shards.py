@@ -27,8 +27,8 @@ from radit_ray.core.errors import FULL, READ_ONLY, InputError, check_bounds
 from radit_ray.data.artifacts import committed_shard, sidecar_file
 from radit_ray.engines.resources import Resources
 
-# items a worker: with more, one waits at each of them so that none idles between two; with fewer it
-# would wait there while another worker has nothing to do
+# items for each worker: where there are more, a second one waits at every worker, so that none
+# idles between two; where there are fewer, it would wait there while another has nothing to do
 MANY = 16
 
 
