@@ -92,10 +92,9 @@ def power(a: Sequence[Rows], b: Sequence[Rows], metric: str, *, trained: bool) -
     `judged` says. `trained`: whether a training seed decides one of the sides.
     """
     diff_SB, groups_B = differences(a, b, metric)
-    differing = {g for row in diff_SB for g, d in zip(groups_B, row, strict=True) if d}
     return {
         "by_seed": [sum(row) / len(row) for row in diff_SB],
-        "num_differing": len(differing),
+        "num_differing": _num_differing(diff_SB, groups_B),
         "trained": trained,
         **judged(spread(diff_SB, groups_B), WORTH.get(metric)),
     }
@@ -121,6 +120,11 @@ def differences(
     return diff_SB, [row["group"] for row in kept]
 
 
+def _num_differing(diff_SB: Sequence[Sequence[float]], groups_B: Sequence[str]) -> int:
+    """Groups with a question whose difference is not 0 in some seed."""
+    return len({g for row in diff_SB for g, d in zip(groups_B, row, strict=True) if d})
+
+
 def foreseen(a: Rows, b: Rows, num_questions: int | None = None) -> str:
     """Told before anything is run: what so many questions (None = these) would show, were
     differences as scattered as those of one training's pair to the untuned one. Smaller changes
@@ -132,8 +136,7 @@ def foreseen(a: Rows, b: Rows, num_questions: int | None = None) -> str:
         diff_SB, groups_B = differences([a], [b], metric)
         found, worth = spread(diff_SB, groups_B), WORTH[metric]
         num_groups = round(found.num_groups * asked / found.num_questions)
-        differing = {group for group, d in zip(groups_B, diff_SB[0], strict=True) if d}
-        if num_groups < FEW_GROUPS or len(differing) < FEW_DIFFERING:
+        if num_groups < FEW_GROUPS or _num_differing(diff_SB, groups_B) < FEW_DIFFERING:
             parts.append(f"{metric}: too few subjects to tell")
             continue
         size, needed = detectable(found, num_groups=num_groups), questions_needed(found, worth)

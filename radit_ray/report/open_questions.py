@@ -16,6 +16,7 @@ from radit_ray.report.table import difference_text, how_made, interval_text, tex
 
 Results = Mapping[str, Any]
 METRICS = ("em", "f1", "nll", "recall@1")
+OF_PAGES = ("em", "f1", "nll", "answer_recall@5")  # of real pages no right chunk is marked
 JUDGED = ("em", "nll")  # whose contrasts get words
 LOWER = ("nll",)  # smaller is better
 QUALITY, GAINS, SHARES = ("better", "worse"), ("gains more", "gains less"), ("more", "less")
@@ -253,13 +254,13 @@ def _versions(entry: Mapping[str, Any]) -> Iterator[str]:
         if number and answers["num_questions"] == entry["answers"][0]["num_questions"]:
             continue  # all are of this kind
         rows = [
-            [name, *(interval_text(cells.get(m)) for m in ("em", "f1", "nll", "answer_recall@5"))]
+            [name, *(interval_text(cells.get(metric)) for metric in OF_PAGES)]
             for name, cells in answers["variants"].items()
             if not name.endswith(".gain")  # new - old: among the contrasts
         ]
         head = [f"answer in: {answers['kind']} ({answers['num_questions']} questions)"]
-        yield text_table([*head, "em", "f1", "nll", "answer_recall@5"], rows, True)
-        yield contrasts_table(answers["contrasts"], ("em", "f1", "nll", "answer_recall@5"))
+        yield text_table([*head, *OF_PAGES], rows, True)
+        yield contrasts_table(answers["contrasts"], OF_PAGES)
         yield power_table(answers["contrasts"])
 
 
