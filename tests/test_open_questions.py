@@ -31,9 +31,18 @@ from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
 from radit_ray.open_questions.base import Job, answer, share_artifacts
 from radit_ray.open_questions.command import QuestionArgs, lms_of
 from radit_ray.open_questions.command import run as command
-from radit_ray.open_questions.contrasts import WORTH, compared, foreseen, gain_rows, power
+from radit_ray.open_questions.contrasts import (
+    WORTH,
+    compared,
+    differences,
+    foreseen,
+    gain_rows,
+    power,
+)
+from radit_ray.open_questions.power import detectable, spread
 from radit_ray.recipes import Recipe, demo, override, own
-from radit_ray.report.open_questions import contrasts_table, page, plots, power_table, verdict
+from radit_ray.report.contrasts import contrasts_table, power_table, verdict
+from radit_ray.report.open_questions import page, plots
 
 WORLD = WorldConfig(num_known=9, num_train=3, num_dev=2, num_eval=7, num_distractors=3, num_noise=2)
 
@@ -551,6 +560,23 @@ def test_power_is_told_of_as_many_questions_as_are_planned() -> None:
     assert few.count("too few subjects to tell") == 2
 
 
+def test_power_of_shares_is_told_of_the_smallest_category() -> None:
+    """As many new facts as a category has known ones: what they find is `detectable` of them."""
+    config = dataclasses.replace(WORLD, num_known=60, num_eval=80, changed_share=0.5)
+    questions = corpora.questions_of(make_world(config), make_world(config, snapshot=2))
+    tuned = {key: q.old for key, q in questions.items()}
+    untuned = {key: q.old if n % 3 else "x" for n, (key, q) in enumerate(questions.items())}
+    fewest = min(sum(q.category == name for q in questions.values()) for name in corpora.CATEGORIES)
+    new = {key: q for key, q in questions.items() if q.category == "new"}
+    rows = [corpora.share_rows([a], new, "old", "corpus")[0] for a in (tuned, untuned)]
+    diff_SB, groups_B = differences([rows[0]], [rows[1]], "share")
+    found = spread(diff_SB, groups_B)
+    size = detectable(found, num_groups=round(found.num_groups * fewest / found.num_questions))
+    told = corpora.foreseen_shares(tuned, untuned, questions)
+    assert told.startswith(f"{fewest} questions would find share {size:.3f} (0.05, worth")
+    assert found.num_questions != fewest  # else the category would not matter
+
+
 # --- places and options ---
 
 
@@ -626,13 +652,7 @@ CHUNKS = chunks.ChunksConfig(ks=(1, 3, 12), checked=4, timed=2)
 
 def ask_chunks(recipe: Recipe, output: str, **changes: Any) -> dict[str, Any]:
     job = Job(recipe=recipe, output=output, num_questions=6)
-    return answer(
-        job,
-        "oq1",
-        lambda job, run: chunks.estimate(job, run, CHUNKS),
-        lambda job: chunks.more_chunks(job, CHUNKS),
-        **changes,
-    )
+    return answer(job, "oq1", chunks.question(CHUNKS), **changes)
 
 
 @pytest.mark.slow
@@ -669,12 +689,7 @@ def test_more_chunks_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path
 def test_more_cycles_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path: Path) -> None:
     two = dataclasses.replace(recipe, seeds=(0, 1))
     job = Job(recipe=two, output=str(tmp_path))
-    results = answer(
-        job,
-        "oq3",
-        lambda job, run: cycles.estimate(job, run, 2),
-        lambda job: cycles.more_cycles(job, 2),
-    )
+    results = answer(job, "oq3", cycles.question(2))
     assert results["steps"]["single-2"][0]["lm_ft"] == 8
     for init in cycles.INITS:
         for seed in (0, 1):
@@ -714,12 +729,7 @@ def test_page_versions_on_a_tiny_world(
     )
     versions.check(config)
     job = Job(recipe=recipe, output=str(tmp_path / "out"))
-    results = answer(
-        job,
-        "oq2",
-        lambda job, run: versions.estimate(job, run, config),
-        lambda job: versions.page_versions(job, config),
-    )
+    results = answer(job, "oq2", versions.question(config))
     (pair,) = results["pairs"]
     assert pair["named"] == len(questions)
     assert pair["kinds"]["new only"] == 0
@@ -745,12 +755,7 @@ def test_lm_sizes_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path: P
     """Two LMs on one store: one corpus, a pair each, their gains against each other."""
     lms = {"a": recipe.lm, "b": tiny.tiny_lm(tmp_path / "b", seed=1)}
     whole = dataclasses.replace(recipe, variants=sizes.SHOWN)
-    results = answer(
-        Job(recipe=whole, output=str(tmp_path / "out")),
-        "sizes",
-        lambda job, run: sizes.estimate(job, run, lms),
-        lambda job: sizes.lm_sizes(job, lms),
-    )
+    results = answer(Job(recipe=whole, output=str(tmp_path / "out")), "sizes", sizes.question(lms))
     made = {name: entry["count"] for name, entry in results["made"].items()}
     assert (made["chunk"], made["embed"], made["lm-ft"], made["r-ft"]) == (1, 1, 2, 2)
     means = {name: cells["em"]["value"] for name, cells in results["variants"].items()}

@@ -223,31 +223,36 @@ def estimate_text(lines: Lines) -> str:
     return f"made anew: {', '.join(parts) or 'nothing'}; together about {total / 60:.0f} min"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """What one open question does, and what it tells of itself once the first pair is there."""
+
+    estimate: Callable[[Job, Run], Lines]
+    power: Callable[[Job, Run], str]  # what its questions would find
+    work: Callable[[Job], dict[str, Any]]
+
+
 def answer(
-    job: Job,
-    name: str,
-    estimate: Callable[[Job, Run], Lines],
-    work: Callable[[Job], dict[str, Any]],
-    *,
-    num_asked: int | None = None,
-    only_estimate: bool = False,
+    job: Job, name: str, question: Question, *, only_estimate: bool = False
 ) -> dict[str, Any]:
-    """Runs one question: the first seed's pair, the estimate of all the rest and what `num_asked`
-    questions (None = those evaluated) would find, then the work, whose result goes to
-    <output>/<recipe>/<name>.json with what was made anew for it.
+    """Runs one question: the first seed's pair, the estimate of all the rest and its power, then
+    the work, whose result goes to <output>/<recipe>/<name>.json with what was made anew for it.
     """
     before = _before(job, name)
     run = trained(dataclasses.replace(job, recipe=first_seed(job.recipe)))[0]
     unit, pairs = unit_costs(run), untrained(job, run)
     each = sum(unit.get(n, 0.0) for n in ("lm-ft", "it", "score", "r-ft", "retrieve-tuned"))
-    lines = [("pair of another seed", float(pairs), each + unit["evaluate"]), *estimate(job, run)]
+    lines = [
+        ("pair of another seed", float(pairs), each + unit["evaluate"]),
+        *question.estimate(job, run),
+    ]
     text = estimate_text(lines)
-    power = power_text(job, run, num_asked)
+    power = question.power(job, run)
     print(f"radit {name}: {text}", file=sys.stderr, flush=True)
     print(f"radit {name}: power: {power}", file=sys.stderr, flush=True)
     if only_estimate:
         return {"estimate": text, "foreseen": power}
-    found = work(job)
+    found = question.work(job)
     result = {
         "question": name,
         "recipe": job.recipe.name,
@@ -270,11 +275,13 @@ def answer(
 
 
 def power_text(job: Job, run: Run, num_asked: int | None = None) -> str:
-    """What the planned questions would find, from the answers of the first seed's pair."""
+    """What the planned questions (None = those evaluated) would find, from the answers of the first
+    seed's pair.
+    """
     untuned, tuned = job.roles[0], job.roles[-1]
     evaluated = {variant.name for variant in run.evaluation().variants}
     if num_asked == 0:
-        return "not told, these comparisons are not of whole answers or have no question"
+        return "not told, no question can be asked"
     if untuned == tuned or not {untuned, tuned} <= evaluated:
         return "not told, it takes two roles that the recipe evaluates"
     sides = of_tasks(

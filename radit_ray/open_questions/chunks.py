@@ -22,9 +22,11 @@ from radit_ray.open_questions.base import (
     SHARD,
     Job,
     Lines,
+    Question,
     answered,
     asked,
     asking,
+    power_text,
     predictions,
     tokens_of,
     trained,
@@ -259,3 +261,11 @@ def estimate(job: Job, run: Run, config: ChunksConfig = ChunksConfig()) -> Lines
     above = sum(k for k in config.ks if k > PAPER)
     lines.append(("all answers", 1.0, config.checked * 4 * each * above))
     return lines
+
+
+def question(config: ChunksConfig = ChunksConfig()) -> Question:
+    return Question(
+        estimate=lambda job, run: estimate(job, run, config),
+        power=lambda job, run: power_text(job, run, job.num_questions or None),
+        work=lambda job: more_chunks(job, config),
+    )

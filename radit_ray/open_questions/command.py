@@ -6,20 +6,23 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from radit_ray.cli import RunArgs
 from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.engines.references import num_parameters
 from radit_ray.models.presets import LEXICAL
-from radit_ray.open_questions.base import Job, Lines, answer, share_artifacts
+from radit_ray.open_questions.base import (
+    Job,
+    Question,
+    answer,
+    share_artifacts,
+)
 from radit_ray.open_questions.chunks import CHECKED, TIMED
 from radit_ray.options import parse
 from radit_ray.recipe_checks import check_inputs, check_recipe
 from radit_ray.recipes import WORLD_LM, override, recipe_named
-from radit_ray.runs import Run
 
 SEEDS = (0, 1, 2, 3, 4)  # of the demo; of other recipes their own
 QUESTIONS = {
@@ -89,12 +92,9 @@ def run(name: str, arguments: Sequence[str]) -> None:
         roles=args.roles,
         command=f"python {shlex.join([program(name), *arguments])}",
     )
-    estimate, work = _parts(name, job, args)
-    num_asked = _num_asked(name, job)
+    question = _question(name, job, args)
     connect(num_cpus=args.num_cpus or None)
-    result = answer(
-        job, name, estimate, work, num_asked=num_asked, only_estimate=args.only_estimate
-    )
+    result = answer(job, name, question, only_estimate=args.only_estimate)
     if not args.only_estimate:
         print(page(name, {recipe.name: result}))
         print(f"radit: {storage.join(job.folder, name)}.json", file=sys.stderr)
@@ -105,53 +105,29 @@ def program(name: str) -> str:
     return os.path.join("jobs", f"{script}.py")
 
 
-def _parts(
-    name: str, job: Job, args: QuestionArgs
-) -> tuple[Callable[[Job, Run], Lines], Callable[[Job], dict[str, Any]]]:
-    """What a question costs and what it does."""
+def _question(name: str, job: Job, args: QuestionArgs) -> Question:
+    """What is run for a name; InputError where the recipe lacks what it looks at."""
     from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
 
     if name == "oq1":
         config = chunks.ChunksConfig(ks=args.ks, checked=args.num_checked, timed=args.num_timed)
         chunks.check(job, config)
-        return (
-            lambda job, run: chunks.estimate(job, run, config),
-            lambda job: chunks.more_chunks(job, config),
-        )
+        return chunks.question(config)
     if name == "oq2":
         if job.recipe.name == "demo":
             corpora.check(job)
-            return corpora.estimate, corpora.corpus_of_today
+            return corpora.question()
         _need(job, versions.LMS)
         versions.check()
-        return versions.estimate, versions.page_versions
+        return versions.question()
     if name == "oq3":
         if args.num_cycles < 2:
             raise InputError(f"--num-cycles {args.num_cycles}, expected 2 or more")
         _need(job, ("replug", *cycles.KEPT))
-        return (
-            lambda job, run: cycles.estimate(job, run, args.num_cycles),
-            lambda job: cycles.more_cycles(job, args.num_cycles),
-        )
+        return cycles.question(args.num_cycles)
     lms = lms_of(args)
     _need(job, sizes.SHOWN)
-    return (
-        lambda job, run: sizes.estimate(job, run, lms),
-        lambda job: sizes.lm_sizes(job, lms),
-    )
-
-
-def _num_asked(name: str, job: Job) -> int | None:
-    """Questions that one comparison rests on; None: all that the recipe evaluates. 0: the shares of
-    the controlled part of question 2.
-    """
-    from radit_ray.open_questions import versions
-
-    if name == "oq1":
-        return job.num_questions or None
-    if name == "oq2":
-        return 0 if job.recipe.name == "demo" else versions.num_asked(job)
-    return None
+    return sizes.question(lms)
 
 
 def _need(job: Job, variants: Sequence[str]) -> None:

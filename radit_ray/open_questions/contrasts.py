@@ -125,14 +125,16 @@ def _num_differing(diff_SB: Sequence[Sequence[float]], groups_B: Sequence[str]) 
     return len({g for row in diff_SB for g, d in zip(groups_B, row, strict=True) if d})
 
 
-def foreseen(a: Rows, b: Rows, num_questions: int | None = None) -> str:
-    """Told before anything is run: what so many questions (None = these) would show, were
-    differences as scattered as those of one training's pair to the untuned one. Smaller changes
-    scatter less; what other trainings add, one says nothing of.
+def foreseen(
+    a: Rows, b: Rows, num_questions: int | None = None, metrics: Sequence[str] = ("em", "nll")
+) -> str:
+    """Told before anything is run: what so many questions (None = these) would show of `metrics`
+    (keys of WORTH), were differences as scattered as those of one training's pair to the untuned
+    one. Smaller changes scatter less; what other trainings add, one says nothing of.
     """
     asked = len(a) if num_questions is None else num_questions
     parts = []
-    for metric in ("em", "nll"):
+    for metric in metrics:
         diff_SB, groups_B = differences([a], [b], metric)
         found, worth = spread(diff_SB, groups_B), WORTH[metric]
         num_groups = round(found.num_groups * asked / found.num_questions)

@@ -27,13 +27,14 @@ from radit_ray.engines.faithfulness import read_answers
 from radit_ray.open_questions.base import (
     Job,
     Lines,
+    Question,
     answered,
     asking,
     tokens_of,
     trained,
     unit_costs,
 )
-from radit_ray.open_questions.contrasts import SHARED, power
+from radit_ray.open_questions.contrasts import SHARED, foreseen, power
 from radit_ray.runs import Run
 
 CHANGED = 0.5  # share of facts that the second snapshot changes: as many changed as unchanged
@@ -176,10 +177,8 @@ def check(job: Job) -> None:
 def corpus_of_today(job: Job) -> dict[str, Any]:
     """What the LMs of every seed answer with either corpus and without one, as `tabulated`."""
     recipe = job.recipe
-    world = dataclasses.replace(recipe.world, changed_share=CHANGED)
-    questions = questions_of(make_world(world), make_world(world, snapshot=2))
-    runs = trained(job)
-    found, seen = _all_answers(job, runs, world, questions)
+    questions, runs = _questions(job), trained(job)
+    found, seen = _all_answers(job, runs, questions)
     draws = {"num_samples": recipe.evaluate.bootstrap, "seed": recipe.evaluate.seed}
     return {"changed_share": CHANGED, **tabulated(found, questions, draws, seen)}
 
@@ -225,14 +224,23 @@ def told(
     return {row["id"]: row["prediction"] for row in rows}, shown
 
 
+def _world(job: Job) -> WorldConfig:
+    return dataclasses.replace(job.recipe.world, changed_share=CHANGED)
+
+
+def _questions(job: Job) -> dict[str, Asked]:
+    world = _world(job)
+    return questions_of(make_world(world), make_world(world, snapshot=2))
+
+
 def _all_answers(
-    job: Job, runs: Sequence[Run], world: WorldConfig, questions: Mapping[str, Asked]
+    job: Job, runs: Sequence[Run], questions: Mapping[str, Asked]
 ) -> tuple[dict[tuple[str, str], list[Answers]], dict[tuple[str, str], list[Seen]]]:
     """{(LM, corpus): one table a seed}, of answers and of what was shown. The old corpus and the
     closed book were answered by the ablation itself; the new corpus is chunked, embedded and
     indexed once.
     """
-    paths = write_world(world, storage.join(job.folder, "snapshot-2"), snapshot=2)
+    paths = write_world(_world(job), storage.join(job.folder, "snapshot-2"), snapshot=2)
     found: dict[tuple[str, str], list[Answers]] = {}
     seen: dict[tuple[str, str], list[Seen]] = {}
 
@@ -345,6 +353,25 @@ def _contrasts(
     return made
 
 
+def foreseen_shares(tuned: Answers, untuned: Answers, questions: Mapping[str, Asked]) -> str:
+    """What the questions of the smallest category would find, from how a trained pair and the
+    untuned one follow the old corpus on what nobody has read.
+    """
+    kept = {key: q for key, q in questions.items() if key in tuned and key in untuned}
+    new = {key: q for key, q in kept.items() if q.category == "new"}
+    rows = [share_rows([answers], new, "old", "corpus")[0] for answers in (tuned, untuned)]
+    fewest = min(sum(q.category == name for q in kept.values()) for name in CATEGORIES)
+    text = foreseen(*rows, fewest, ("share",))
+    return f"{text}, if all differ as radit from replug on new facts"
+
+
+def power_told(job: Job, run: Run) -> str:
+    """`foreseen_shares` of the first seed's pair: told before the new corpus is there."""
+    questions = _questions(job)
+    found = [told(run.evaluated, lm, questions, "old")[0] for lm in ("radit", "replug")]
+    return foreseen_shares(*found, questions)
+
+
 def estimate(job: Job, run: Run) -> Lines:
     """The new corpus once, a search and the answers of each LM for every seed."""
     unit, seeds = unit_costs(run), max(1, len(job.recipe.seeds))
@@ -355,3 +382,8 @@ def estimate(job: Job, run: Run) -> Lines:
         seconds = questions * tokens_of(run, lm) * unit["evaluate_token"]
         lines.append((f"{lm}, new corpus", 1.0 if lm in SHARED else float(seeds), seconds))
     return lines
+
+
+def question() -> Question:
+    """Of a recipe that `check` accepts."""
+    return Question(estimate=estimate, power=power_told, work=corpus_of_today)

@@ -16,7 +16,16 @@ from typing import Any
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_manifest
 from radit_ray.engines.measuring import Rows, read_predictions
-from radit_ray.open_questions.base import Job, Lines, runs_of, tokens_of, trained, unit_costs
+from radit_ray.open_questions.base import (
+    Job,
+    Lines,
+    Question,
+    power_text,
+    runs_of,
+    tokens_of,
+    trained,
+    unit_costs,
+)
 from radit_ray.open_questions.contrasts import WORTH, compared, of_tasks
 from radit_ray.open_questions.power import holm
 from radit_ray.recipes import Recipe
@@ -199,3 +208,11 @@ def estimate(job: Job, run: Run, num_cycles: int = NUM_CYCLES) -> Lines:
         each = number * (unit["lm-ft"] + unit["r-ft"]) + search + 2 * answers
         lines.append((f"one pass of {number} x the steps", seeds, each))
     return lines
+
+
+def question(num_cycles: int = NUM_CYCLES) -> Question:
+    return Question(
+        estimate=lambda job, run: estimate(job, run, num_cycles),
+        power=power_text,
+        work=lambda job: more_cycles(job, num_cycles),
+    )

@@ -16,7 +16,7 @@ from radit_ray.core.errors import InputError
 from radit_ray.data import storage
 from radit_ray.engines.measuring import Rows, read_predictions
 from radit_ray.engines.references import model_bytes
-from radit_ray.open_questions.base import Job, Lines, runs_of, unit_costs
+from radit_ray.open_questions.base import Job, Lines, Question, power_text, runs_of, unit_costs
 from radit_ray.open_questions.contrasts import SHARED, compared, gain_rows
 from radit_ray.open_questions.power import holm
 from radit_ray.runs import Run
@@ -93,3 +93,11 @@ def estimate(job: Job, run: Run, lms: Mapping[str, str]) -> Lines:
         for size, lm in lms.items()
         if lm != job.recipe.lm  # whose pair the estimate is made from
     ]
+
+
+def question(lms: Mapping[str, str]) -> Question:
+    return Question(
+        estimate=lambda job, run: estimate(job, run, lms),
+        power=power_text,
+        work=lambda job: lm_sizes(job, lms),
+    )

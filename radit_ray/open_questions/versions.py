@@ -11,6 +11,7 @@ the answer stands, corpus and LM, with the number of questions and what so few c
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +31,12 @@ from radit_ray.engines.measuring import Rows
 from radit_ray.open_questions.base import (
     Job,
     Lines,
+    Question,
     answered,
     asking,
     first_seed,
     looking,
+    power_text,
     predictions,
     seeds_of,
     tokens_of,
@@ -123,9 +126,8 @@ def _data(name: str) -> str:
 
 def _look(job: Job, run: Run, pair: Pair, config: VersionsConfig) -> dict[str, Any]:
     folder = storage.join(job.folder, re.sub(r"\W+", "-", pair.name))
-    pages = common_pages(pair)
+    pages, asked = read_pair(pair, config)
     counts = write_corpora(pages, folder, pool=config.pool, num_distractors=config.num_distractors)
-    asked = list(_named(pages, config))
     kinds = {row["id"]: kind for row, kind in asked if kind in KINDS}
     rows = [row for row, kind in asked if kind in KINDS]
     rows.sort(key=lambda row: seeded_order(run.recipe.evaluate.seed, row["id"]))
@@ -186,6 +188,7 @@ def _tables(run: Run, found: Mapping[str, View]) -> dict[str, Rows]:
 # --- corpora of equal size ---
 
 
+Row = dict[str, Any]
 Pages = dict[str, dict[str, list[str]]]  # title -> {"old": chunks, "new": chunks}
 
 
@@ -243,14 +246,27 @@ def _page_rows(pages: Pages, side: str) -> list[dict[str, str]]:
 # --- questions about them ---
 
 
-def _questions(specs: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _questions(specs: Sequence[str]) -> Iterator[Row]:
     for spec in specs:
         yield from ({**row, "split": "eval"} for row in read_examples(spec))
 
 
-def named_questions(
-    questions: Iterator[dict[str, Any]], pages: Pages
-) -> Iterator[tuple[dict[str, Any], str]]:
+def read_pair(pair: Pair, config: VersionsConfig) -> tuple[Pages, list[tuple[Row, str]]]:
+    """The pages of both versions, and the questions that name one with the kind of each. Kept:
+    estimate, power and work read the same dumps, which takes most of a minute each time.
+    """
+    return _read_pair(pair, config, data_folder())
+
+
+@functools.lru_cache(maxsize=8)
+def _read_pair(
+    pair: Pair, config: VersionsConfig, folder: str
+) -> tuple[Pages, list[tuple[Row, str]]]:
+    pages = common_pages(pair)
+    return pages, list(named_questions(_questions(config.questions), pages))
+
+
+def named_questions(questions: Iterator[Row], pages: Pages) -> Iterator[tuple[Row, str]]:
     """(question, which corpus contains its answer: KINDS or "neither") of those that name a page.
 
     Only the pages that a question names are looked into: a year stands on any page. What is an
@@ -283,9 +299,9 @@ def estimate(job: Job, run: Run, config: VersionsConfig = VersionsConfig()) -> L
     stages = storage.read_json(storage.join(run.folder, "results.json"))["stages"]
     lines: Lines = []
     for pair in config.pairs:
-        pages = common_pages(pair)
+        pages, asked = read_pair(pair, config)
         chunks = max(sum(len(p[side]) for p in pages.values()) for side in ("old", "new"))
-        num = sum(kind in KINDS for _, kind in _named(pages, config))
+        num = sum(kind in KINDS for _, kind in asked)
         num = min(num, job.num_questions or num)
         share = (chunks + config.num_distractors) / stages["embed"]["rows"]
         lines.append((f"{pair.name}: corpora", 2.0, share * unit["embed"]))
@@ -301,10 +317,15 @@ def num_asked(job: Job, config: VersionsConfig = VersionsConfig()) -> int:
     """Questions of the largest kind of any pair: comparisons are told within one."""
     found = []
     for pair in config.pairs:
-        kinds = [kind for _, kind in _named(common_pages(pair), config) if kind in KINDS]
+        kinds = [kind for _, kind in read_pair(pair, config)[1] if kind in KINDS]
         found += [kinds.count(kind) for kind in KINDS]
     return min(max(found), job.num_questions or max(found))
 
 
-def _named(pages: Pages, config: VersionsConfig) -> Iterator[tuple[dict[str, Any], str]]:
-    return named_questions(_questions(config.questions), pages)
+def question(config: VersionsConfig = VersionsConfig()) -> Question:
+    """Its power is told from the first seed's answers to the recipe's own questions."""
+    return Question(
+        estimate=lambda job, run: estimate(job, run, config),
+        power=lambda job, run: power_text(job, run, num_asked(job, config)),
+        work=lambda job: page_versions(job, config),
+    )
