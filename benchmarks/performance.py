@@ -26,7 +26,8 @@ ON_GPU = {  # the same scripts with `--device cuda`
     **{"hardware": "Fraction of a GPU", "tokens": "Ensembles on a GPU"},
     **{"lm_ft": "LM-ft with ZeRO on a GPU", "search": "Exact search on a GPU"},
 }
-TITLES = SCRIPTS | {f"{script}_cuda": title for script, title in ON_GPU.items()}
+ON_A_RUN = {"sweep_k": "A sweep of the number of chunks"}  # `python -m benchmarks.sweep_k RUN`
+TITLES = SCRIPTS | ON_A_RUN | {f"{script}_cuda": title for script, title in ON_GPU.items()}
 IN_README = ("score", "r_ft", "lm_ft", "embed", "search", "choices", "tokens")
 PAGE = Path("docs") / "results" / "performance.md"
 NOT_YET = "Not run yet: `make bench`."

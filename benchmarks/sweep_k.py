@@ -3,7 +3,7 @@ by ensemble, and for choices.
 
 In: the folder of a finished run, whose index and LM are used. Out: benchmarks/results/sweep_k.json.
 Every call answers afresh; what is compared are the seconds of the workers, start-up left out, and
-the LM tokens, which no other load disturbs.
+the LM tokens, which no other load disturbs. `python -m benchmarks.performance` puts it on its page.
 
     python -m benchmarks.sweep_k runs/demo --num-questions 100
 """
@@ -34,8 +34,7 @@ from radit_ray.stages.retrieve import RetrieveConfig, retrieve
 
 FILE = ROOT / "benchmarks" / "results" / "sweep_k.json"
 KS = (0, 1, 3, 5, 10, 20, 50, 100)  # the default of `radit sweep chunks`
-FLOOR = 1.3
-MODES = ("answers", "choices", "tokens", "concat")
+FLOORS = {"answers": 1.3, "choices": 1.3, "tokens": None, "concat": None}  # None: cost is told
 MAX_ANSWERS = 16
 NUM_CHOICES = 4
 SHARD = 25  # questions of a part: two workers share them evenly
@@ -108,7 +107,7 @@ def measure(
     }
     plain = {name: found[name] for name in FIELDS}
     rows = []
-    for mode in MODES:
+    for mode in FLOORS:
         base = Variant(
             lm=inside_run(run, found["lm"]),
             ranked=ranked["choices" if mode == "choices" else "open"],
@@ -121,7 +120,7 @@ def measure(
             for what, asked in (("alone", [max(ks)]), ("sweep", list(ks))):
                 place = storage.join(folder, f"{mode}-{what}-{number}")
                 spent[what].append(_spend(base, asked, place, resources))
-        rows.append(_row(mode, ks, spent, num))
+        rows.append(row_of(mode, ks, spent, num))
     return rows
 
 
@@ -134,26 +133,30 @@ def _spend(base: Variant, ks: Sequence[int], output: str, resources: Resources) 
     return {what: sum(cost[what] for cost in costs) for what in ("device_s", "tokens")}
 
 
-def _row(
+def row_of(
     mode: str, ks: Sequence[int], spent: dict[str, list[dict[str, float]]], num: int
 ) -> dict[str, Any]:
+    """What one mode cost: medians, and the ratio of each repeat's two calls."""
     middle = {
         what: {name: median(call[name] for call in calls) for name in ("device_s", "tokens")}
         for what, calls in spent.items()
     }
     sweep, alone = middle["sweep"], middle["alone"]
-    ratio = sweep["device_s"] / alone["device_s"]
+    calls = zip(spent["sweep"], spent["alone"], strict=True)
+    ratios = [some["device_s"] / one["device_s"] for some, one in calls]
+    tokens = sweep["tokens"] / alone["tokens"]
     return {
-        "name": f"sweep of k, {mode}",
+        "name": f"k of {', '.join(map(str, ks))} against {max(ks)} alone, {mode}",
         "ours": sweep["device_s"],
-        "peer": None,
-        "ratio": ratio,
-        "floor": FLOOR,
+        "peer": alone["device_s"],
+        "ratio": median(ratios),
+        "spread": [min(ratios), max(ratios)],
+        "floor": FLOORS[mode],
         "better": "lower",
         "unit": "worker s",
-        "bound": bound_of(mode, ks) if ratio > FLOOR else "",
-        "alone": alone["device_s"],
-        "tokens_ratio": sweep["tokens"] / alone["tokens"],
+        "bound": bound_of(mode, ks),
+        "note": f"LM tokens {tokens:.2f} times those of {max(ks)} alone",
+        "tokens_ratio": tokens,
         "ks": list(ks),
         "num_questions": num,
     }
@@ -172,11 +175,10 @@ def main() -> None:
     rows = measure(args.run, args.variant, args.num_questions, args.ks, args.repeat, Resources())
     made = environment(f"python -m benchmarks.sweep_k {' '.join(sys.argv[1:])}")
     commit = made["versions"].get("commit", "")
-    storage.write_json(args.file, {**made, "commit": commit, "rows": rows})
+    made |= {"commit": commit, "threads": 1, "clock": "wall"}  # of a worker
+    storage.write_json(args.file, {**made, "rows": rows})
     for row in rows:
-        print(
-            f"{row['name']}: {row['ratio']:.2f} x the largest k (tokens {row['tokens_ratio']:.2f})"
-        )
+        print(f"{row['name']}: {row['ratio']:.2f} (tokens {row['tokens_ratio']:.2f})")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import peers, performance, stand_ins
+from benchmarks import peers, performance, stand_ins, sweep_k
 from benchmarks.peers import ENVIRONMENTS, WORKERS, MissingPeerError, installed
 from benchmarks.publish import BELOW, between
 from benchmarks.reuse import repeated
@@ -189,6 +189,20 @@ def test_what_is_repeated_is_counted(tmp_path: Path) -> None:
     artifact("score-2", lm="a")
     artifact("score-3", lm="b")  # another LM: nothing is repeated
     assert repeated(tmp_path) == (10, 2)
+
+
+def test_a_sweep_of_k_is_held_against_the_largest_call_beside_it() -> None:
+    """The ratio is the median over repeats, whose machines may differ; `tokens` has no floor."""
+    alone = [{"device_s": s, "tokens": 100.0} for s in (1.0, 4.0, 10.0)]
+    sweep = [{"device_s": s, "tokens": 120.0} for s in (1.2, 4.4, 14.0)]
+    spent = {"alone": alone, "sweep": sweep}
+    found = sweep_k.row_of("answers", (1, 3), spent, 5)
+    assert found["ratio"] == pytest.approx(1.2)
+    assert found["spread"] == pytest.approx([1.1, 1.4])
+    assert found["tokens_ratio"] == pytest.approx(1.2)
+    assert reached(found)
+    assert not reached({**found, "ratio": 1.31})
+    assert reached(sweep_k.row_of("tokens", (1, 3), spent, 5)) is None
 
 
 def test_the_page_and_the_readme_show_what_the_files_hold() -> None:
