@@ -20,7 +20,7 @@ from radit_ray.report.contrasts import (
     verdict,
     weighed,
 )
-from radit_ray.report.curves import Cell
+from radit_ray.report.figures import Cell
 from radit_ray.report.table import difference_text, how_made, interval_text, text_table
 
 Results = Mapping[str, Any]
@@ -254,7 +254,7 @@ def plots(name: str, results: Results) -> list[dict[str, Any]]:
 _TITLES = {"em": "Exact match, percent", "nll": "NLL of the gold answer, nats"}
 
 
-def _cell(cells: Mapping[str, Any] | None, metric: str) -> Cell:
+def _cell(cells: Mapping[str, Any] | None, metric: str) -> Cell | None:
     """A point with its interval; shares as percent."""
     if not cells or metric not in cells:
         return None
