@@ -14,19 +14,17 @@ import argparse
 import dataclasses
 import json
 import random
-import sys
 import tempfile
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.publish import ROOT
+from benchmarks.publish import ROOT, measured_by
 from radit_ray.data import storage
 from radit_ray.data.artifacts import inside_run, run_record
 from radit_ray.data.examples import read_examples
 from radit_ray.data.rows import seeded_order
 from radit_ray.engines.connect import connect
-from radit_ray.engines.doctor import environment
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.variants import Variant
 from radit_ray.stages.evaluate import EvaluateConfig, evaluate
@@ -42,7 +40,7 @@ FIELDS = ("template", "t_r", "shots", "scoring", "max_new_tokens", "eos_token")
 
 
 def bound_of(mode: str, ks: Sequence[int]) -> str:
-    """Why the floor cannot be reached, where it cannot."""
+    """Why a sweep of this mode costs more than the largest k, where it must."""
     share = sum(ks) / max(ks)
     if mode == "tokens":
         return (
@@ -116,10 +114,11 @@ def measure(
             **plain,
         )
         spent: dict[str, list[dict[str, float]]] = {"sweep": [], "alone": []}
+        asked = {"alone": [max(ks)], "sweep": list(ks)}
         for number in range(repeat):
-            for what, asked in (("alone", [max(ks)]), ("sweep", list(ks))):
+            for what in list(asked)[:: -1 if number % 2 else 1]:  # the first one by turns
                 place = storage.join(folder, f"{mode}-{what}-{number}")
-                spent[what].append(_spend(base, asked, place, resources))
+                spent[what].append(_spend(base, asked[what], place, resources))
         rows.append(row_of(mode, ks, spent, num))
     return rows
 
@@ -173,9 +172,7 @@ def main() -> None:
     args = parser.parse_args()
     connect()
     rows = measure(args.run, args.variant, args.num_questions, args.ks, args.repeat, Resources())
-    made = environment(f"python -m benchmarks.sweep_k {' '.join(sys.argv[1:])}")
-    commit = made["versions"].get("commit", "")
-    made |= {"commit": commit, "threads": 1, "clock": "wall"}  # of a worker
+    made = {**measured_by("sweep_k"), "threads": 1, "clock": "wall"}  # of a worker
     storage.write_json(args.file, {**made, "rows": rows})
     for row in rows:
         print(f"{row['name']}: {row['ratio']:.2f} (tokens {row['tokens_ratio']:.2f})")

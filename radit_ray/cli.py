@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from radit_ray import cli_results as results
-from radit_ray.core.errors import FULL, READ_ONLY, InputError, nearest
+from radit_ray.core.errors import FULL, READ_ONLY, IncompleteError, InputError, nearest
 from radit_ray.data.world import WorldConfig
 from radit_ray.engines.failures import input_error, root_cause
 from radit_ray.options import one_line, parse
@@ -226,6 +226,9 @@ def _guarded(work: Callable[[], None]) -> int:
             file=sys.stderr,
         )
         return 130
+    except IncompleteError as error:
+        print(f"radit: {one_line(str(error))}; the same command tries again", file=sys.stderr)
+        return 1
     except Exception as error:
         refused = input_error(error)  # also where a worker raised it
         if refused is None:

@@ -56,8 +56,12 @@ class Curve:
                 list_corpus_files(corpus)
             return
         for value in self.values:
-            if not value.isdigit() or (self.kind == "corpus" and int(value) < 1):
+            if not value.isdecimal() or (self.kind == "corpus" and int(value) < 1):
                 raise InputError(f"value {value!r} of a {self.kind} sweep, expected a whole number")
+            if str(int(value)) != value:
+                raise InputError(
+                    f"value {value!r} of a {self.kind} sweep, write it as {int(value)}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

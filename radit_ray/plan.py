@@ -238,7 +238,7 @@ def plan_run(recipe: Recipe, sizes: Sizes, rates: Rates, *, num_devices: int) ->
     plans += [
         stage(
             "score",
-            flops=lm * recipe.retrieve.k * (asked_tokens + drawn_tokens),
+            flops=lm * (recipe.score.k or recipe.retrieve.k) * (asked_tokens + drawn_tokens),
             memory=serving,
             note=fits,
         ),

@@ -29,6 +29,7 @@ SETTINGS = {  # fields of the recipe that the work of a stage goes with, and the
     "k_infer": 0,
     "chunk.docs_per_shard": 1,
     "retrieve.k": 1,
+    "score.k": 0,
     "retrieve.corpus_examples": 0,
     "retrieve.examples_per_shard": 1,
     "lm_ft.steps": 1,
@@ -138,7 +139,8 @@ def read_pilot(run: str, cluster: Mapping[str, float] | None = None) -> Pilot:
 
 def _field(recipe: Mapping[str, Any], name: str) -> Any:
     stage, _, field = name.rpartition(".")
-    return recipe[stage][field] if stage else recipe[field]
+    # a run may be older than a field
+    return recipe[stage].get(field, SETTINGS[name]) if stage else recipe[field]
 
 
 def changes_of(settings: Sequence[str]) -> dict[str, float]:
@@ -182,7 +184,7 @@ def work_of(settings: Settings, counts: Counts) -> dict[str, float]:
         "retrieve": _ranked(settings, counts),
         "retrieve-tuned": _ranked(settings, counts, corpus=False),
         **dict.fromkeys(("lm-ft", "it"), trained),
-        "score": (scored + dev) * settings["retrieve.k"],
+        "score": (scored + dev) * (settings["score.k"] or settings["retrieve.k"]),
         "r-ft": scored * settings["r_ft.epochs"],
         "evaluate": asked * max(1.0, settings["k_infer"]),
     }

@@ -80,6 +80,11 @@ def check_recipe(recipe: Recipe) -> None:
             f"k_infer={recipe.k_infer} and lm_ft.k_train={recipe.lm_ft.k_train} must not exceed "
             f"retrieve.k={recipe.retrieve.k}; raise retrieve.k"
         )
+    if recipe.score.k > recipe.retrieve.k:
+        raise InputError(
+            f"score.k={recipe.score.k} must not exceed retrieve.k={recipe.retrieve.k}; raise "
+            "retrieve.k"
+        )
     if recipe.retriever == LEXICAL:
         _check_lexical(recipe)
     for name in ("lm", "retriever", "corpus"):

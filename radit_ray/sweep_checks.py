@@ -14,7 +14,7 @@ from radit_ray.curves import CURVES, ROLES
 from radit_ray.engines.answering import METRICS
 from radit_ray.engines.study import Choices, Space, check_settings, check_stopper
 from radit_ray.engines.tracking import check_trackers
-from radit_ray.models.presets import LEXICAL
+from radit_ray.models.presets import LEXICAL, PRESETS, resolve_preset
 from radit_ray.recipe_checks import R_FT, check_inputs, check_recipe
 from radit_ray.recipes import Recipe, override
 from radit_ray.trials import SPEED, measured_variants
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from radit_ray.sweeps import Sweep
 
 KINDS = {  # kind -> what its --values are
-    "chunks": "numbers of chunks shown, k_infer (k_train: --space lm_ft.k_train=1,3,10)",
+    "chunks": "numbers of chunks shown, k_infer (k_train: --space lm_ft.k_train=1,3,10; above 10 "
+    "with --set retrieve.k=100 score.k=10)",
     "corpus": "numbers of documents searched, nested parts of the corpus",
     "snapshot": "corpora, each embedded and searched by the same tuned pair (demo: 1,2, its dates)",
     "cycles": "alternations of the two fine-tunings",
@@ -33,6 +34,12 @@ KINDS = {  # kind -> what its --values are
 }
 MAX_SEED = 40_000  # engines.study multiplies it, and samplers take 32 bits
 GENERATED = ("world", "snapshot", "num_distractors")  # fields that decide what inputs are made
+UNSEEN = ("resources", "reuse")  # fields that no result depends on, only its cost
+BEHIND = {  # variant of the objective -> trainings that it comes from
+    "lm-ft": ("lm-ft",),
+    "r-ft": ("r-ft",),
+    "radit": ("lm-ft", "r-ft"),
+}
 CLOSED_BOOK = ("closed-book", "it")  # variants that are shown no chunk
 CHECKED = 500  # combinations of a space that are looked at one by one before any work
 
@@ -65,13 +72,27 @@ def check_sweep(sweep: Sweep) -> None:
                 f"--space {name}: a {sweep.kind} sweep changes it itself; use --values"
             )
     _check_fields(sweep.recipe, space)
+    if sweep.recipe.preset != "auto" and isinstance(swept := space.get("retriever"), Choices):
+        _check_preset(sweep.recipe.preset, swept.values)
     recipes = [override(sweep.recipe, values) for values in combinations(space)]
     for recipe in recipes:
         check_recipe(recipe)
-    check_inputs(max(recipes, key=lambda recipe: recipe.cycles))
+    for recipe in _differing(recipes):
+        check_inputs(recipe)
     for name in sweep.objectives:
         _check_objective(name, sweep, recipes)
     check_settings(space, sweep.objectives, sweep.sampler, sweep.num_trials)
+
+
+def _differing(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """One recipe of each that `check_inputs` finds different."""
+    found: dict[Any, Recipe] = {}
+    for recipe in recipes:
+        search = recipe.retrieve
+        splits = (search.seed, search.dev_share, search.eval_share, search.splits)
+        read = (recipe.lm, recipe.examples, recipe.evaluate.split, recipe.cycles > 0, splits)
+        found.setdefault(read, recipe)
+    return list(found.values())
 
 
 def _check_fields(recipe: Recipe, space: Space) -> None:
@@ -82,12 +103,36 @@ def _check_fields(recipe: Recipe, space: Space) -> None:
                 f"--space {name}: inputs are made once for all trials, so every trial would be the "
                 "same; sweep `snapshot` over corpora, or give each its own `radit run`"
             )
+        if name.partition(".")[0] in UNSEEN:
+            raise InputError(
+                f"--space {name}: what a trial finds does not depend on it, so the first trial's "
+                "artifacts would be every trial's; use --set, and `radit doctor` for speed"
+            )
+        if name == "lm_ft.k_train" and isinstance(field, Choices) and "0" in field.values:
+            raise InputError(
+                "--space lm_ft.k_train=0: LM-ft without a chunk is the control, in as many steps; "
+                "leave 0 out and read the variants it and it-retrieval"
+            )
         if isinstance(field, Choices):
             made = [override(recipe, {name: value}) for value in field.values]
             for one, two in itertools.combinations(range(len(made)), 2):
                 if made[one] == made[two]:
                     values = f"{field.values[one]} and {field.values[two]}"
                     raise InputError(f"--space {name}: {values} are the same value; give it once")
+
+
+def _check_preset(preset: str, retrievers: Sequence[str]) -> None:
+    """InputError where one preset would encode a retriever that is known to be of another kind."""
+    for retriever in retrievers:
+        try:
+            own = resolve_preset(retriever).name
+        except InputError:  # it is not known: that is what --preset is for
+            continue
+        if own in PRESETS and own != preset:
+            raise InputError(
+                f"--preset {preset} would be that of {retriever!r} too, which is {own}; leave "
+                "--preset out, or sweep retrievers of one kind"
+            )
 
 
 def _check_objective(name: str, sweep: Sweep, recipes: Sequence[Recipe]) -> None:
@@ -143,6 +188,12 @@ def _check_stopping(sweep: Sweep) -> None:
         raise InputError(
             f"--stop-early with objective {', '.join(sweep.objectives)}: trials are stopped by "
             "their quality on dev; give an objective of quality"
+        )
+    bare = [name for name in sweep.objectives if name.rpartition(".")[0] not in BEHIND]
+    if sweep.stop_early and bare:
+        raise InputError(
+            f"--stop-early with objective {bare[0]}: no training that is watched decides it; give "
+            f"one of {', '.join(BEHIND)}"
         )
     if sweep.stop_early and not sweep.recipe.cycles and "cycles" not in sweep.space:
         raise InputError("--stop-early with cycles=0: there is no training to stop")

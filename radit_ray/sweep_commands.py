@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from radit_ray.cli import RunArgs
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import IncompleteError, InputError
 from radit_ray.data import storage
 
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 class SweepArgs(RunArgs):
     """Options of `radit sweep KIND RECIPE`; those of `radit run` say what is swept over."""
 
-    values: str = ""  # of the kind, by commas: numbers of chunks, of documents, cycles, models, ...
-    # further fields of the recipe: field=value,value,... or field=low..high[:log]
+    # of the kind, by commas: numbers of chunks, of documents, cycles, models, ...; by semicolons
+    # where a value has commas: "QUERY,CONTEXT;minilm"
+    values: str = ""
+    # further fields of the recipe: field=value,value,... (or by semicolons), field=low..high[:log]
     space: tuple[str, ...] = ()
     objective: tuple[str, ...] = ("radit.em:max",)  # VARIANT.METRIC:max or :min, one or more
     sampler: str = "grid"  # grid, random, tpe (Optuna)
@@ -40,7 +42,7 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     from radit_ray import commands
     from radit_ray.demo_world import dated_corpora
     from radit_ray.engines.connect import connect
-    from radit_ray.engines.study import read_space
+    from radit_ray.engines.study import parts, read_space
     from radit_ray.recipes import override, recipe_named
     from radit_ray.report.sweeps import page, render
     from radit_ray.report.writing import write_report
@@ -54,7 +56,7 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
         changes = {"evaluate.split": "dev", **changes}
     recipe = override(recipe, changes)
     whole = commands.prepared(recipe, args.output)
-    values = _parts(args.values or DEFAULTS.get(kind, ""))
+    values = parts(args.values or DEFAULTS.get(kind, ""))
     dated: tuple[str, ...] = ()
     if kind == "snapshot" and recipe.name == "demo" and not recipe.corpus:
         split = whole.evaluate.split
@@ -72,7 +74,7 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
         seed=args.seed,
         stop_early=args.stop_early,
         storage=args.storage,
-        trackers=_parts(args.track),
+        trackers=parts(args.track),
         num_parallel=args.num_parallel,
     )
     check_sweep(made)
@@ -82,6 +84,8 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     storage.write_bytes(file, page(results).encode())
     print(json.dumps(results) if args.json else f"\n{render(results)}\n")
     print(f"radit: {file}, {write_report(args.output)}", file=sys.stderr)
+    if failed := len(results["failed"]):
+        raise IncompleteError(f"{failed} of {failed + len(results['trials'])} trials failed")
 
 
 def _named(kind: str, recipe: Recipe, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -94,10 +98,6 @@ def _named(kind: str, recipe: Recipe, values: tuple[str, ...]) -> tuple[str, ...
         return values
     own = resolve_preset(recipe.retriever, recipe.preset).name
     return tuple(recipe.retriever if value == own else value for value in values)
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _objectives(settings: Sequence[str]) -> dict[str, str]:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from radit_ray.core.errors import InputError
+from radit_ray.core.errors import IncompleteError, InputError
 from radit_ray.curves import CURVES, Curve
 from radit_ray.data import storage
 from radit_ray.data.artifacts import fingerprint_of, finished_artifacts, spent
@@ -28,12 +29,12 @@ from radit_ray.data.examples import read_examples
 from radit_ray.data.readers import list_corpus_files
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.references import model_input, num_parameters, retriever_input
-from radit_ray.engines.study import Choices, Space, Study
+from radit_ray.engines.study import Choices, Range, Space, Study
 from radit_ray.engines.sweep import Watch, check_parallel, run_study, trial_resources
 from radit_ray.recipes import Recipe
 from radit_ray.runs import Run
 from radit_ray.stages.chunk import chunk
-from radit_ray.sweep_checks import check_sweep
+from radit_ray.sweep_checks import BEHIND, check_sweep
 from radit_ray.trials import Trial, digest_of, trial_name
 
 FIELDS = {"cycles": "cycles", "lms": "lm", "retrievers": "retriever"}
@@ -64,11 +65,15 @@ class Sweep:
 
     def whole_space(self) -> dict[str, Any]:
         """The fields that a trial sets."""
+        space = {
+            name: field.of(_plain(self.recipe, name)) if isinstance(field, Range) else field
+            for name, field in self.space.items()
+        }
         if self.kind not in FIELDS:
-            return dict(self.space)
+            return space
         if FIELDS[self.kind] in self.space:
             raise InputError(f"--space {FIELDS[self.kind]} and --values say the same; give one")
-        return {FIELDS[self.kind]: Choices(self.values), **self.space}
+        return {FIELDS[self.kind]: Choices(self.values), **space}
 
     def curve(self) -> Curve | None:
         """What is changed within a trial."""
@@ -77,11 +82,19 @@ class Sweep:
         return Curve(kind=self.kind, values=self.values, examples=self.dated)
 
 
-def run_sweep(sweep: Sweep) -> dict[str, Any]:
-    """Runs or continues a sweep; writes sweep.json and returns it.
+def _plain(recipe: Recipe, name: str) -> Any:
+    """What the recipe has in a field; None where it has no such field."""
+    value: Any = recipe
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value
 
-    InputError as `check_sweep`, where the study's storage holds another sweep, or where no trial
-    came to an end.
+
+def run_sweep(sweep: Sweep) -> dict[str, Any]:
+    """Runs or continues a sweep; writes sweep.json, after every trial, and returns it.
+
+    InputError as `check_sweep`, or where the study's storage holds another sweep; IncompleteError
+    where no trial came to an end.
     """
     check_sweep(sweep)
     recipe = dataclasses.replace(sweep.recipe, resources=trial_resources(sweep.recipe.resources))
@@ -109,16 +122,31 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
             command=environment()["command"],
             watched=bool(sweep.stop_early),
         )
+        collected = functools.partial(_collect, sweep, study, trial.study)
         run_study(
             study,
             trial,
             list(sweep.objectives),
             output=sweep.output,
-            watch=Watch(folder=trial.history, metrics=WATCHED) if sweep.stop_early else None,
+            watch=watch_of(sweep, trial) if sweep.stop_early else None,
             trackers=sweep.trackers,
             num_parallel=sweep.num_parallel,
+            # on an object store it would read each artifact's manifest again every time
+            after_each=collected if storage.is_local(sweep.output) else lambda: None,
         )
-        return _collect(sweep, study, trial.study)
+        results = collected()
+    if results is None:
+        raise IncompleteError("no trial came to an end, the lines above say why")
+    for values in study.given_up:
+        print(f"radit: a trial failed and has no point: {values}", file=sys.stderr)
+    return results
+
+
+def watch_of(sweep: Sweep, trial: Trial) -> Watch:
+    """The trainings that decide the objective: the other half may be behind as it likes."""
+    (objective,) = sweep.objectives
+    trainings = BEHIND[objective.rpartition(".")[0]]
+    return Watch(folder=trial.history, metrics={name: WATCHED[name] for name in trainings})
 
 
 def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
@@ -155,24 +183,25 @@ def _about(sweep: Sweep) -> dict[str, Any]:
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
     del plain["resources"], plain["reuse"]  # the clock's alone: may change between two starts
     shares = {name: getattr(recipe.retrieve, name) for name in ("seed", "dev_share", "eval_share")}
-    examples = read_examples(recipe.examples, **shares)
-    corpora = [recipe.corpus, *(sweep.values if sweep.kind == "snapshot" else ())]
     dated = [fingerprint_of(read_examples(f"eval={file}")) for file in sweep.dated if file]
     space = sweep.whole_space()
 
     def swept(name: str) -> Sequence[str]:
         field = space.get(name)
-        return field.values if isinstance(field, Choices) else (getattr(recipe, name),)
+        return field.values if isinstance(field, Choices) else (_plain(recipe, name),)
+
+    corpora = [*swept("corpus"), *(sweep.values if sweep.kind == "snapshot" else ())]
+    judges = [lm for lm in swept("score.lm") if lm]  # "" = the base LM
 
     return {
         "output": storage.absolute(sweep.output),
         "kind": sweep.kind,
         "values": list(sweep.values),
         "recipe": plain,
-        "examples": fingerprint_of(examples),
+        "examples": [fingerprint_of(read_examples(x, **shares)) for x in swept("examples")],
         "dated": dated,
         "corpus": [_stamp(corpus) for corpus in corpora],
-        "lm": [model_input(lm, what="lm").fingerprint for lm in swept("lm")],
+        "lm": [model_input(lm, what="lm").fingerprint for lm in (*swept("lm"), *judges)],
         "retriever": [
             retriever_input(name, recipe.preset).fingerprint for name in swept("retriever")
         ],
@@ -203,8 +232,10 @@ def _alone(output: str) -> Iterator[None]:
         yield
 
 
-def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
-    """Every finished trial's points, in the order of the values."""
+def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any] | None:
+    """Every finished trial's points, in the order of the values, into sweep.json; None without a
+    trial that has ended.
+    """
     found: dict[str, dict[str, Any]] = {}
     for values, note in [*((values, "") for values in study.finished()), *study.settled()]:
         file = storage.join(sweep.output, trial_name(digest, values), "trial.json")
@@ -212,13 +243,14 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
         made = _stopped(values, note) if stopped else storage.read_json(file)
         found.setdefault(json.dumps(values, sort_keys=True), made)
     if not found:
-        raise InputError("no trial came to an end; the lines above say why")
+        return None
     records = in_order(list(found.values()), sweep.whole_space())
     results = {
         "kind": sweep.kind,
         "recipe": sweep.recipe.name,
         "space": {name: dataclasses.asdict(field) for name, field in sweep.whole_space().items()},
         "objectives": dict(sweep.objectives),
+        "split": sweep.recipe.evaluate.split,
         "sampler": sweep.sampler,
         "seeds": list(sweep.recipe.seeds) or [sweep.recipe.lm_ft.seed],
         "points": [point for record in records for point in record["points"]],
@@ -230,8 +262,6 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any]:
         "environment": environment(),
     }
     storage.write_json(storage.join(sweep.output, "sweep.json"), results)
-    for values in study.given_up:
-        print(f"radit: a trial failed and has no point: {values}", file=sys.stderr)
     return results
 
 

@@ -18,6 +18,7 @@ from tiny import documents, questions, tiny_lm, write_jsonl
 
 from radit_ray import __version__
 from radit_ray.cli import HELP, STAGES, _dispatch, _guarded
+from radit_ray.core.errors import IncompleteError
 from radit_ray.data.artifacts import read_manifest
 from radit_ray.recipes import RECIPES
 
@@ -305,6 +306,16 @@ def test_lost_permission_and_storage_that_stays_away_are_one_line(
     assert "no permission for /runs/x/part-1.parquet (Permission denied)" in one_line(capsys)
     assert _guarded(away) == 1
     assert "storage failed 5 times, at last with SlowDown: 503: 's3://b/x'" in one_line(capsys)
+
+
+def test_a_sweep_with_lost_trials_leaves_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script must see it; nothing of it is bad input."""
+
+    def lost() -> None:
+        raise IncompleteError("2 of 8 trials failed")
+
+    assert _guarded(lost) == 1
+    assert one_line(capsys) == "radit: 2 of 8 trials failed; the same command tries again"
 
 
 # --- the other stages ---

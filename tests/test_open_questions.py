@@ -306,6 +306,14 @@ def test_a_missing_dump_is_one_line(dumps: Path) -> None:
         versions.check()
 
 
+def test_a_missing_question_set_is_one_line_before_any_work(dumps: Path, tmp_path: Path) -> None:
+    config = versions.VersionsConfig(
+        pairs=(VERSION,), questions=(f"eval={tmp_path}/none.jsonl",), pool="corpus/pool.jsonl"
+    )
+    with pytest.raises(InputError, match=r"none\.jsonl"):
+        versions.check(config)
+
+
 # --- question 3, sizes ---
 
 
@@ -575,6 +583,8 @@ def test_power_of_shares_is_told_of_the_smallest_category() -> None:
     told = corpora.foreseen_shares(tuned, untuned, questions)
     assert told.startswith(f"{fewest} questions would find share {size:.3f} (0.05, worth")
     assert found.num_questions != fewest  # else the category would not matter
+    known = {key: a for key, a in tuned.items() if questions[key].category != "new"}
+    assert "share: too few subjects to tell" in corpora.foreseen_shares(known, untuned, questions)
 
 
 # --- places and options ---

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from radit_ray.curves import Curve
 from radit_ray.data.world import WorldConfig
 from radit_ray.demo_world import dated_corpora
 from radit_ray.engines.asking import ask
-from radit_ray.engines.study import Choices, Range
+from radit_ray.engines.study import Choices, Range, read_space
 from radit_ray.recipe_checks import check_recipe
 from radit_ray.recipes import Recipe, override, own
-from radit_ray.report.sweeps import page, render
+from radit_ray.report.sweeps import best, page, render
 from radit_ray.sweep_checks import check_sweep
-from radit_ray.sweeps import Sweep, in_order, run_sweep
-from radit_ray.trials import measured_variants
+from radit_ray.sweeps import Sweep, in_order, run_sweep, watch_of
+from radit_ray.trials import Trial, measured_variants
 
 SETTINGS = {
     **tiny.SETTINGS,
@@ -61,6 +62,12 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ({"values": ()}, "a chunks sweep needs --values: numbers of chunks"),
         ({"values": ("1", "1")}, "holds a value twice"),
         ({"values": ("1", "x")}, "value 'x' of a chunks sweep, expected a whole number"),
+        ({"values": ("1", "²")}, "value '²' of a chunks sweep, expected a whole number"),
+        ({"values": ("1", "01")}, "value '01' of a chunks sweep, write it as 1"),
+        ({"space": {"lm_ft.k_train": Choices(("0", "1"))}}, "read the variants it and it-retr"),
+        ({"space": {"score.k": Choices(("4",))}}, "score.k=4 must not exceed retrieve.k=3"),
+        ({"space": {"resources.num_workers": Choices(("1", "2"))}}, "does not depend on it"),
+        ({"space": {"reuse": Choices(("runs/a",))}}, "does not depend on it"),
         ({"kind": "corpus", "values": ("0",)}, "value '0' of a corpus sweep"),
         ({"kind": "custom"}, "a custom sweep takes --space"),
         ({"kind": "custom", "values": ()}, "a custom sweep takes --space"),
@@ -129,6 +136,10 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ),
         ({"stop_early": "median"}, "in a chunks sweep, whose every point is wanted"),
         (
+            {**CUSTOM, "stop_early": "median", "objectives": {"replug.em": "max"}},
+            "with objective replug.em: no training that is watched decides it",
+        ),
+        (
             {
                 **CUSTOM,
                 "stop_early": "median",
@@ -173,6 +184,50 @@ def test_combinations_that_fit_each_other_are_accepted(recipe: Recipe, tmp_path:
     """More chunks in training than the recipe ranks, since more are ranked where that is so."""
     space = {"lm_ft.k_train": Choices(("1", "5")), "retrieve.k": Choices(("5", "8"))}
     check_sweep(sweep_of(recipe, str(tmp_path), **{**CUSTOM, "space": space}))
+
+
+def test_one_preset_is_not_put_on_retrievers_of_two_kinds(recipe: Recipe, tmp_path: Path) -> None:
+    swept = {"kind": "retrievers", "values": ("contriever", "dragon-plus")}
+    one = dataclasses.replace(recipe, preset="contriever")
+    message = "--preset contriever would be that of 'dragon-plus' too, which is dragon-plus"
+    with pytest.raises(InputError, match=message):
+        check_sweep(sweep_of(one, str(tmp_path), **swept))
+
+
+def test_a_range_is_as_fine_as_its_field(recipe: Recipe, tmp_path: Path) -> None:
+    """0..1 of a temperature has all numbers between, 1..3 of chunks has three."""
+    space = read_space(["t_r=0..1", "lm_ft.k_train=1..3", "lm_ft.lr=1e-5..1e-3:log"])
+    made = sweep_of(recipe, str(tmp_path), **{**CUSTOM, "space": space}).whole_space()
+    assert [field.whole for field in made.values()] == [False, True, False]
+
+
+def test_every_lm_is_looked_into_before_any_is_tuned(recipe: Recipe, tmp_path: Path) -> None:
+    """Also one that is not the first: its folder has a config, but no weights."""
+    hollow = tmp_path / "hollow"
+    shutil.copytree(recipe.lm, hollow)
+    for file in hollow.glob("*.safetensors"):
+        file.unlink()
+    swept = {"kind": "lms", "values": (recipe.lm, str(hollow))}
+    with pytest.raises(InputError, match="hollow"):
+        check_sweep(sweep_of(recipe, str(tmp_path), **swept))
+
+
+@pytest.mark.parametrize(
+    ("objective", "trainings"),
+    [("lm-ft.em", ["lm-ft"]), ("r-ft.recall@1", ["r-ft"]), ("radit.em", ["lm-ft", "r-ft"])],
+)
+def test_a_trial_is_stopped_by_what_decides_its_objective(
+    recipe: Recipe, tmp_path: Path, objective: str, trainings: list[str]
+) -> None:
+    made = sweep_of(recipe, str(tmp_path), **CUSTOM, objectives={objective: "max"})
+    trial = Trial(recipe=recipe, output="x", curve=None, study="s", folder=".", command="")
+    assert list(watch_of(made, trial).metrics) == trainings
+
+
+def test_what_is_best_on_the_reported_questions_is_no_choice() -> None:
+    found = {"best": [{"x": "1"}], "trials": [{}, {}], "objectives": {"radit.em": "max"}}
+    assert best({**found, "split": "dev"}) == "Best by radit.em max: x=1"
+    assert "to choose, --set evaluate.split=dev" in best({**found, "split": "eval"})
 
 
 def test_without_a_cycle_tuned_variants_are_the_untuned_pair(recipe: Recipe) -> None:

@@ -20,6 +20,12 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 SEED = (0, 2**32 - 1)  # what numpy, torch and random all take
 
 
+class IncompleteError(Exception):
+    """Parts of a run failed, each with a line of its own: the command line adds this one and leaves
+    with exit code 1.
+    """
+
+
 class InputError(ValueError):
     """A value the user gave cannot be used; the message is one line and names the fix."""
 

@@ -97,6 +97,12 @@ RANKED = pa.schema([*EXAMPLE, *_schema(_RANKED)])
 SCORED = pa.schema([*RANKED, *_schema({"logprobs": _FLOATS, "num_answer_tokens": pa.int32()})])
 
 
+def best_chunks(row: dict[str, Any], k: int) -> dict[str, Any]:
+    """A ranked row with its first k chunks alone; 0 = all."""
+    cut = {name: row[name][:k] for name, kind in _RANKED.items() if pa.types.is_list(kind)}
+    return {**row, **cut} if k else row
+
+
 def seeded_order(seed: int, name: str) -> bytes:
     """What a seeded choice sorts ids by: the same in every process, and a smaller choice is part of
     a larger one.

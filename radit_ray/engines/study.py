@@ -31,9 +31,19 @@ class Choices:
     values: tuple[Any, ...]
 
 
+def parts(text: str) -> tuple[str, ...]:
+    """What is listed by commas, or by semicolons where one of it has commas.
+
+    >>> parts("1, 3"), parts("query,context;minilm")
+    (('1', '3'), ('query,context', 'minilm'))
+    """
+    found = text.split(";" if ";" in text else ",")
+    return tuple(part.strip() for part in found if part.strip())
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """All numbers between two; whole ones where both ends are."""
+    """All numbers between two; whole ones where both ends are (`of` knows the field)."""
 
     low: float
     high: float
@@ -44,13 +54,23 @@ class Range:
         """Whether only integers are meant."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    def of(self, plain: Any) -> Range:
+        """The range of a field that holds such a value: 0..1 of a float has all between.
+
+        >>> Range(0, 1).of(0.5).whole, Range(0, 1).of(3).whole
+        (False, True)
+        """
+        if not isinstance(plain, float):
+            return self
+        return dataclasses.replace(self, low=float(self.low), high=float(self.high))
+
 
 Space = Mapping[str, Choices | Range]
 
 
 def read_space(settings: Sequence[str]) -> dict[str, Choices | Range]:
-    """A space from `field=value,value,...` and `field=low..high[:log]`; InputError on what is
-    neither.
+    """A space from `field=value,value,...` (as `parts`) and `field=low..high[:log]`; InputError on
+    what is neither.
 
     >>> read_space(["lm_ft.lr=1e-5..1e-3:log", "k_infer=1,3"])
     {'lm_ft.lr': Range(low=1e-05, high=0.001, log=True), 'k_infer': Choices(values=('1', '3'))}
@@ -59,9 +79,9 @@ def read_space(settings: Sequence[str]) -> dict[str, Choices | Range]:
     for setting in settings:
         name, separator, text = setting.partition("=")
         # the third part is a key, such as a task of lm_ft.shares
-        parts = name.strip().split(".", 2)
-        name = ".".join([*(part.replace("-", "_") for part in parts[:2]), *parts[2:]])
-        values = tuple(part.strip() for part in text.split(",") if part.strip())
+        path = name.strip().split(".", 2)
+        name = ".".join([*(part.replace("-", "_") for part in path[:2]), *path[2:]])
+        values = parts(text)
         if not separator or not name or not values:
             raise InputError(
                 f"space {setting!r}, expected field=value,value,... or field=low..high[:log]"
@@ -155,6 +175,10 @@ class Study:
         made._take_up()
         return made
 
+    def total(self) -> int:
+        """Trials that are wanted, those that are finished among them."""
+        return len(self._grid()) if self.sampler == "grid" else self.num_trials
+
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """(number, {field: value}) of the next trial; None when enough are finished or running."""
         import optuna
@@ -186,6 +210,7 @@ class Study:
 
     def tell(self, number: int, values: Sequence[float]) -> None:
         """What the objectives came to, in their order."""
+        self._ended(number)
         self.study.tell(number, list(values))
 
     def look(self, number: int, step: int, value: float) -> bool:
@@ -201,12 +226,18 @@ class Study:
         """The trial ended without values, and for good: it is not tried again. `note` says why."""
         import optuna
 
-        self.asked[number].set_user_attr("note", note)
+        self._ended(number).set_user_attr("note", note)
         self.study.tell(number, state=optuna.trial.TrialState.PRUNED)
 
     def fail(self, number: int) -> None:
         """The trial ended without values; it is not tried again before the next `open`."""
+        self._ended(number)
         self.given_up.append(self._fail(number))
+
+    def _ended(self, number: int) -> Any:
+        """Optuna's trial, forgotten here: what ended is in the storage."""
+        self.looked = {look for look in self.looked if look[0] != number}
+        return self.asked.pop(number)
 
     def _fail(self, number: int) -> dict[str, Any]:
         import optuna
@@ -288,7 +319,13 @@ def _stored(storage: str, objectives: Mapping[str, str], stop_early: str, output
             load_if_exists=True,
             pruner=pruner,
         )
-    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except (
+        ImportError,
+        ValueError,  # a URL of no database
+        RuntimeError,  # tables of another Optuna
+        SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+    ) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise InputError(
             f"--storage {redacted(storage)} cannot be used ({redacted(reason)}); expected an "

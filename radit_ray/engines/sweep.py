@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import math
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ from radit_ray.engines.connect import quiet
 from radit_ray.engines.failures import input_error, root_cause
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.study import Study
+from radit_ray.engines.told import shown, telling
 from radit_ray.engines.tracking import tracking
 
 TRIAL_CPUS = 0.1
@@ -89,10 +91,12 @@ def run_study(
     watch: Watch | None = None,
     trackers: Sequence[str] = (),
     num_parallel: int = 1,
+    after_each: Callable[[], object] = lambda: None,
 ) -> None:
     """Tries what the study asks for until it asks no more. `objectives`: names of the metrics that
     the study is told, in its order. A lost trial is started again once; what fails then is left to
     the next start. `watch`: trials that the study finds behind in what they show are stopped.
+    `after_each`: called whenever the study was told of a trial.
 
     Events for TensorBoard lie in `<output>/tune`. KeyboardInterrupt where Tune was interrupted.
     """
@@ -103,36 +107,38 @@ def run_study(
     else:  # not every file system of ours is one of Tune's
         place = tempfile.mkdtemp(prefix="radit-tune-")
         print(f"radit: TensorBoard's events lie in {place}", file=sys.stderr)
-    searcher = StudySearcher(study, objectives)
+    searcher = StudySearcher(study, objectives, after_each)
+    lines = Lines(searcher)
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the state
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Lines` says what happens
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(_trial, objective=objective, watch=watch), {"cpu": TRIAL_CPUS}
-        ),
-        tune_config=TuneConfig(
-            search_alg=searcher,
-            scheduler=Stopper(searcher),
-            num_samples=-1,
-            max_concurrent_trials=num_parallel,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=place,
-            failure_config=FailureConfig(max_failures=1),
-            callbacks=[Lines(searcher), *tracking(trackers, output=output, name=name)],
-            verbose=0,
-        ),
-    )
-    tuner.fit()
+    with shown(lines.on_told) as board:
+        tried = tune.with_parameters(_trial, objective=objective, watch=watch, board=board)
+        tuner = tune.Tuner(
+            tune.with_resources(tried, {"cpu": TRIAL_CPUS}),
+            tune_config=TuneConfig(
+                search_alg=searcher,
+                scheduler=Stopper(searcher),
+                num_samples=-1,
+                max_concurrent_trials=num_parallel,
+            ),
+            run_config=RunConfig(
+                name=name,
+                storage_path=place,
+                failure_config=FailureConfig(max_failures=1),
+                callbacks=[lines, *tracking(trackers, output=output, name=name)],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
     if searcher.running:  # Tune itself only stops, as if it were done
         raise KeyboardInterrupt
 
 
 def check_parallel(num_parallel: int, resources: Resources) -> None:
-    """InputError where so many trials at once would take each other's CPUs and wait for ever: each
-    needs its workers, itself, and one CPU for the tasks that read.
+    """InputError where so many trials at once would take each other's CPUs or GPUs and wait for
+    ever: each needs its workers, itself, and one CPU for the tasks that read; a share of a GPU for
+    each worker, and as much again for index shards that search on GPUs.
     """
     if num_parallel == 1:
         return
@@ -144,15 +150,23 @@ def check_parallel(num_parallel: int, resources: Resources) -> None:
             f"resources.num_workers (it is {resources.num_workers}, 0 = all) and, each, {each:g} "
             "CPUs: its workers and 1.1 beside them"
         )
+    gpus = float(ray.cluster_resources().get("GPU", 0))
+    needed = 2 * resources.num_workers * resources.gpus_per_worker
+    if num_parallel * needed > gpus:
+        raise InputError(
+            f"num_parallel={num_parallel} on {gpus:g} GPUs; each trial at once needs {needed:g}: "
+            "its workers' and as much for index shards; lower resources.gpus_per_worker or "
+            "--num-parallel"
+        )
 
 
-def _trial(values: dict[str, Any], objective: Objective, watch: Watch | None) -> None:
+def _trial(values: dict[str, Any], objective: Objective, watch: Watch | None, board: Any) -> None:
     """What Tune runs: the objective in a task outside of the trial's placement group; meanwhile it
     reports what the trial's trainings show.
     """
     outside = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
     task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=outside)(_measured)
-    running = task.remote(objective, values)
+    running = task.remote(objective, values, board, tune.get_context().get_trial_id())
     try:
         if watch is not None:
             _report_looks(running, watch, values)
@@ -162,10 +176,12 @@ def _trial(values: dict[str, Any], objective: Objective, watch: Watch | None) ->
         # unfinished and resumable. What has ended is not touched.
         ray.cancel(running, force=True)
     if "traceback" in found:
-        file = os.path.join(tune.get_context().get_trial_dir() or ".", "traceback.txt")
+        folder = tune.get_context().get_trial_dir() or "."
+        os.makedirs(folder, exist_ok=True)  # of the driver, which may be another machine
+        file = os.path.join(folder, "traceback.txt")
         with open(file, "w", encoding="utf-8") as stream:
             stream.write(found.pop("traceback"))
-        found["failed"] += f" (traceback in {file})"
+        found["failed"] += f" (traceback in {file}, on {socket.gethostname()})"
     tune.report(found)
 
 
@@ -179,11 +195,14 @@ def _report_looks(running: Any, watch: Watch, values: dict[str, Any]) -> None:
         tune.report({**look, "ended": True})  # for the others to be compared with
 
 
-def _measured(objective: Objective, values: dict[str, Any]) -> dict[str, Any]:
+def _measured(
+    objective: Objective, values: dict[str, Any], board: Any, trial_id: str
+) -> dict[str, Any]:
     """The metrics, or why there are none: only a lost process is worth a second start."""
     quiet()
     try:
-        return dict(objective(values))
+        with telling(board, trial_id):
+            return dict(objective(values))
     except Exception as error:
         refused = input_error(error)  # also where a worker raised it
         if refused is not None:
@@ -194,9 +213,11 @@ def _measured(objective: Objective, values: dict[str, Any]) -> dict[str, Any]:
 class StudySearcher(Searcher):
     """Tune's view of a `Study`. Nothing of it is saved: the study's storage is the state."""
 
-    def __init__(self, study: Study, objectives: Sequence[str]) -> None:
+    def __init__(
+        self, study: Study, objectives: Sequence[str], after_each: Callable[[], object]
+    ) -> None:
         super().__init__()
-        self.study, self.objectives = study, objectives
+        self.study, self.objectives, self.after_each = study, objectives, after_each
         self.numbers: dict[str, int] = {}
         self.notes: dict[str, str] = {}  # why a trial was stopped
         self.running: set[str] = set()
@@ -225,6 +246,7 @@ class StudySearcher(Searcher):
             self.study.settle(number, note)
         else:
             self.study.fail(number)
+        self.after_each()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
@@ -259,16 +281,22 @@ class Stopper(FIFOScheduler):
 
 
 class Lines(Callback):
-    """One line on stderr for each trial that starts or ends."""
+    """One line on stderr for each trial that starts or ends, and for each stage of it."""
 
     def __init__(self, searcher: StudySearcher) -> None:
         self.searcher = searcher
         self.started: dict[str, float] = {}
 
+    def on_told(self, trial_id: str, line: str) -> None:
+        """What a trial's own process said."""
+        number = self.searcher.numbers.get(trial_id, -1)
+        print(f"radit sweep: trial {number}: {line}", file=sys.stderr, flush=True)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The values that are tried."""
         self.started[trial.trial_id] = time.monotonic()
-        self._say(trial, "started")
+        total = self.searcher.study.total()
+        self._say(trial, f"started{f', of {total} in all' * (total > 1)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """What the objectives came to."""

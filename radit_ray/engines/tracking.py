@@ -63,8 +63,10 @@ class Careful(Callback):
         self._pass("on_trial_result", iteration, trials, trial, metrics_of(result), **info)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its end."""
-        self._pass("on_trial_complete", iteration, trials, trial, **info)
+        """Its end; one that failed has come to its end for Tune, but is no success."""
+        failed = "failed" in (trial.last_result or {})
+        ended = "on_trial_error" if failed else "on_trial_complete"
+        self._pass(ended, iteration, trials, trial, **info)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its end, where the trial failed."""

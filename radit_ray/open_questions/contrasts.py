@@ -136,11 +136,11 @@ def foreseen(
     parts = []
     for metric in metrics:
         diff_SB, groups_B = differences([a], [b], metric)
-        found, worth = spread(diff_SB, groups_B), WORTH[metric]
-        num_groups = round(found.num_groups * asked / found.num_questions)
+        num_groups = round(len(set(groups_B)) * asked / max(1, len(groups_B)))
         if num_groups < FEW_GROUPS or _num_differing(diff_SB, groups_B) < FEW_DIFFERING:
             parts.append(f"{metric}: too few subjects to tell")
             continue
+        found, worth = spread(diff_SB, groups_B), WORTH[metric]
         size, needed = detectable(found, num_groups=num_groups), questions_needed(found, worth)
         takes = f"{needed:,} questions" if needed else "more questions than can be had"
         parts.append(f"{metric} {size:.3f} ({worth:g}, worth finding, takes {takes})")

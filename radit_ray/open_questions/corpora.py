@@ -361,15 +361,15 @@ def foreseen_shares(tuned: Answers, untuned: Answers, questions: Mapping[str, As
     new = {key: q for key, q in kept.items() if q.category == "new"}
     rows = [share_rows([answers], new, "old", "corpus")[0] for answers in (tuned, untuned)]
     fewest = min(sum(q.category == name for q in kept.values()) for name in CATEGORIES)
-    text = foreseen(*rows, fewest, ("share",))
-    return f"{text}, if all differ as radit from replug on new facts"
+    return foreseen(*rows, fewest, ("share",))
 
 
 def power_told(job: Job, run: Run) -> str:
     """`foreseen_shares` of the first seed's pair: told before the new corpus is there."""
     questions = _questions(job)
     found = [told(run.evaluated, lm, questions, "old")[0] for lm in ("radit", "replug")]
-    return foreseen_shares(*found, questions)
+    told_of = "if all differ as radit from replug on new facts"
+    return f"{foreseen_shares(*found, questions)}, {told_of}"
 
 
 def estimate(job: Job, run: Run) -> Lines:

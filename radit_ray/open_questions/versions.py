@@ -101,11 +101,13 @@ class VersionsConfig:
 
 
 def check(config: VersionsConfig = VersionsConfig()) -> None:
-    """InputError where a file is missing."""
+    """InputError where a page dump or a question set is missing; reads them all, once."""
     files = (name for pair in config.pairs for name in (pair.old, pair.new, config.pool))
     missing = next((name for name in files if not storage.exists(_data(name))), None)
     if missing:
         raise InputError(f"{_data(missing)} does not exist; set RADIT_DATA to its folder")
+    for pair in config.pairs:
+        read_pair(pair, config)
 
 
 def page_versions(job: Job, config: VersionsConfig = VersionsConfig()) -> dict[str, Any]:

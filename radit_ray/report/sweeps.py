@@ -52,13 +52,18 @@ def render(results: Results, *, markdown: bool = False) -> str:
 
 
 def best(results: Results) -> str:
-    """One line with the best values by the objectives; "" where nothing was chosen."""
+    """One line with the best values by the objectives; "" where nothing was chosen. What is best on
+    the questions that are reported is no choice: that is said.
+    """
     chosen = [values for values in results["best"] if values]
     if not chosen or len(results["trials"]) < 2:
         return ""
     wanted = ", ".join(f"{name} {way}" for name, way in results["objectives"].items())
     told = "; ".join(", ".join(f"{n}={v}" for n, v in values.items()) for values in chosen)
-    return f"Best by {wanted}: {told}"
+    text = f"Best by {wanted}: {told}"
+    if results.get("split", "dev") == "dev":  # files of older versions do not say
+        return text
+    return f"{text} (on the questions reported here; to choose, --set evaluate.split=dev)"
 
 
 def page(results: Results) -> str:

@@ -57,6 +57,9 @@ class ScoreConfig:
 
     lm: str = ""  # Hugging Face id or folder; the paper scores with the base LM
     eos_token: str = ""
+    # chunks scored of each example, the first ones; 0 = all that were retrieved. For a deeper
+    # ranking that is meant for LM-ft alone
+    k: int = 0
     corpus_share: float = 0.95  # of the R-ft examples, the rest are task examples (paper: 0.95)
     num_examples: int = (
         0  # R-ft examples to score; 0 = as many as the mix allows without repeating one
@@ -68,6 +71,7 @@ class ScoreConfig:
     seed: int = 0
 
     BOUNDS: ClassVar[Bounds] = {
+        "k": (0, None),
         "num_examples": (0, None),
         "dev_limit": (0, None),
         "seed": SEED,
@@ -84,6 +88,8 @@ def score(
     InputError on rows without chunks.
     """
     check_bounds(config, config.BOUNDS)
+    if config.k == 1:
+        raise InputError("score.k=1: of one chunk the LM prefers none; expected 2 or more, or 0")
     if not 0 <= config.corpus_share <= 1:
         raise InputError(f"corpus_share={config.corpus_share}, expected 0 to 1 (paper: 0.95)")
     inputs = {"ranked": artifact_input(ranked, "retrieve"), "lm": model_input(config.lm, what="lm")}
@@ -170,6 +176,7 @@ class ScoreWorker:
         self, *, config: ScoreConfig, ranked: str, output: str, device: str, batch_tokens: int
     ) -> None:
         self.ranked, self.output, self.batch_tokens = ranked, output, batch_tokens
+        self.k = config.k
         self.lm = CausalLM.load(
             local_model(config.lm),
             precision=config.precision,
@@ -180,7 +187,7 @@ class ScoreWorker:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         table = read_shard(storage.join(self.ranked, item["name"])).take(pa.array(item["rows"]))
-        examples = table.to_pylist()
+        examples = [rows.best_chunks(row, self.k) for row in table.to_pylist()]
         (scored, truncated), cost = self.meter.measure(lambda: self._score(examples))
         table = pa.Table.from_pylist(scored, schema=rows.SCORED)
         answers = [row["answers"][0] for row in examples]
@@ -231,7 +238,8 @@ def bf16_kl(config: ScoreConfig, ranked: Input, device: str) -> float:
         lm = CausalLM.load(
             local_model(config.lm), precision=precision, device=device, eos_token=config.eos_token
         )
-        scored, _ = score_rows(lm, table.to_pylist(), 8192)
+        examples = [rows.best_chunks(row, config.k) for row in table.to_pylist()]
+        scored, _ = score_rows(lm, examples, 8192)
         targets.append([_target(row) for row in scored])
     divergences = [
         (p * (p.clamp_min(1e-30) / q.clamp_min(1e-30)).log()).sum()

@@ -229,7 +229,8 @@ def test_contradictions_and_another_study_are_one_line(tmp_path: Path) -> None:
         Study.open(url(tmp_path), grid, TWO, stop_early="median")
     with pytest.raises(InputError, match="objective em:up"):
         Study.open(url(tmp_path), grid, {"em": "up"})
-    for storage in ("study.db", "sqlite:////nowhere/study.db", "postgresql://me:secret@x/y"):
+    urls = ("study.db", "sqlite:////nowhere/study.db", "postgresql://me:secret@x/y")
+    for storage in (*urls, "redis://me:secret@x"):
         with pytest.raises(InputError, match=r"cannot be used.*SQLAlchemy URL such as") as found:
             Study.open(storage, grid, {"em": "max"})
         assert "secret" not in str(found.value)

@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +69,24 @@ def test_a_tracker_that_fails_costs_a_warning(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().err
     expected = "radit: no mlflow: no route to http://me:***@host; the sweep goes on without it\n"
     assert shown == expected
+
+
+def test_a_trial_that_failed_is_no_success_of_the_tracker() -> None:
+    """For Tune it came to its end, with a result that says why it has none."""
+
+    ends = []
+
+    class Seen:
+        def on_trial_complete(self, *args: Any) -> None:
+            ends.append("complete")
+
+        def on_trial_error(self, *args: Any) -> None:
+            ends.append("error")
+
+    tracker = Careful("mlflow", Seen())
+    for result in ({"radit.em": 0.5}, {"failed": "out of memory"}, None):
+        tracker.on_trial_complete(0, [], SimpleNamespace(last_result=result))
+    assert ends == ["complete", "error", "complete"]
 
 
 def test_a_tracker_that_cannot_be_had_is_a_warning(

@@ -5,6 +5,7 @@ is known, T_R comes from its grid, the mix holds no row twice.
 from __future__ import annotations
 
 import collections
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from radit_ray.core.errors import InputError
 from radit_ray.data.artifacts import artifact_input, iter_tables, read_manifest
 from radit_ray.models.causal_lm import CausalLM
-from radit_ray.stages.score import T_R_FACTORS, ScoreConfig, choose_rows, score_rows
+from radit_ray.stages.score import T_R_FACTORS, ScoreConfig, choose_rows, score, score_rows
 
 pytestmark = pytest.mark.ray
 
@@ -57,6 +58,26 @@ def test_logprobs_equal_a_naive_fp32_loop(chain: Chain) -> None:
             prompt = [tokenizer.bos_token_id, *background, *instruction]
             expected = naive_logprob(model, prompt, answer)
             assert logprob == pytest.approx(expected, abs=1e-4 * max(1, len(answer)), rel=1e-5)
+
+
+def test_only_the_first_chunks_are_scored_where_k_says_so(chain: Chain, tmp_path: Path) -> None:
+    """For a ranking that is deeper than R-ft wants: the same numbers of fewer chunks."""
+    made = score(
+        ScoreConfig(lm=chain.lm, corpus_share=0.4, precision="fp32", k=2),
+        ranked=chain.ranked,
+        output=str(tmp_path / "score"),
+    )
+    whole = {row["id"]: row for row in scored_rows(chain)}
+    tables = iter_tables(artifact_input(made.path, "score"))
+    cut = {row["id"]: row for table in tables for row in table.to_pylist()}
+    assert cut.keys() == whole.keys()
+    assert made.metrics["num_pairs"] == 2 * len(cut)
+    for name, row in cut.items():
+        assert row["chunk_ids"] == whole[name]["chunk_ids"][:2]
+        assert row["logprobs"] == pytest.approx(whole[name]["logprobs"][:2], abs=1e-4)
+    assert all(len(row["chunk_ids"]) > 2 for row in whole.values())
+    with pytest.raises(InputError, match=r"score.k=1: of one chunk the LM prefers none"):
+        score(ScoreConfig(lm=chain.lm, k=1), ranked=chain.ranked, output=str(tmp_path / "one"))
 
 
 def test_bf16_error_and_rank_agreement_are_reported(chain: Chain) -> None:
