@@ -18,6 +18,7 @@ import ray
 
 BAR_S = 30.0  # between two words on where a bar stands
 TAKE_S = 1.0  # between two looks at what was said
+WAIT_S = 10.0  # for a board that may be lost
 _BAR = re.compile(r"^(?P<what>[^|]*?):?\s+(?P<share>\d+%)\|[^|]*\|\s*(?P<count>\S+)")
 
 
@@ -52,7 +53,8 @@ class Telling:
             for line in map(str.strip, lines):
                 if worth := self._worth(line):
                     self.tell(worth)
-        return int(self.inner.write(text))
+        self.inner.write(text)  # Ray's own stream does not say how much it took
+        return len(text)
 
     def _worth(self, line: str) -> str:
         if line.startswith("radit "):
@@ -69,10 +71,20 @@ class Telling:
 
 @contextlib.contextmanager
 def telling(board: Any, who: str) -> Iterator[None]:
-    """Whatever this process writes on stderr meanwhile is told as of `who`."""
-    stream = Telling(sys.stderr, lambda line: board.tell.remote(who, line))
-    with contextlib.redirect_stderr(stream):  # type: ignore[type-var]
-        yield
+    """Whatever this process writes on stderr meanwhile is told as of `who`; at the end it waits
+    until the last line has arrived, a little while.
+    """
+    last: list[Any] = []
+
+    def tell(line: str) -> None:
+        last[:] = [board.tell.remote(who, line)]
+
+    try:
+        with contextlib.redirect_stderr(Telling(sys.stderr, tell)):  # type: ignore[type-var]
+            yield
+    finally:
+        if last:
+            ray.wait(last, timeout=WAIT_S)
 
 
 @contextlib.contextmanager
@@ -97,5 +109,5 @@ def shown(show: Callable[[str, str], None]) -> Iterator[Any]:
         yield board
     finally:
         ended.set()
-        thread.join(timeout=10)
+        thread.join(timeout=WAIT_S)
         ray.kill(board)
