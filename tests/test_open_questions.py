@@ -23,13 +23,20 @@ from benchmarks.open_questions import publish_question
 from benchmarks.publish import BELOW
 from radit_ray.core.errors import InputError
 from radit_ray.core.metrics import exact_match
-from radit_ray.data.artifacts import write_parquet
+from radit_ray.data.artifacts import finished_artifacts, write_parquet
 from radit_ray.data.world import WorldConfig, make_world, write_world
 from radit_ray.engines.answering import METRICS, PREDICTION, SCORE
 from radit_ray.engines.variants import TRUNCATION
 from radit_ray.open_questions import chunks, corpora, cycles, sizes, versions
-from radit_ray.open_questions.base import Job, answer, share_artifacts
-from radit_ray.open_questions.command import QuestionArgs, lms_of
+from radit_ray.open_questions.base import (
+    NAMES,
+    Job,
+    answer,
+    found_before,
+    not_of_others,
+    share_artifacts,
+)
+from radit_ray.open_questions.command import QUESTIONS, QuestionArgs, lms_of
 from radit_ray.open_questions.command import run as command
 from radit_ray.open_questions.contrasts import (
     WORTH,
@@ -588,6 +595,25 @@ def test_power_of_shares_is_told_of_the_smallest_category() -> None:
 
 
 # --- places and options ---
+
+
+def test_what_another_question_made_is_not_counted(tmp_path: Path) -> None:
+    """oq3 begins, is killed; oq1 runs to its end; oq3 goes on: only its own part is its own."""
+    assert set(NAMES) == set(QUESTIONS)
+    job = Job(recipe=demo(lm="x"), output=str(tmp_path))
+
+    def make(name: str) -> str:
+        file = tmp_path / "artifacts" / name / "manifest.json"
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        return str(file.parent)
+
+    early = make("chunk-1")
+    assert found_before(job, "oq3") == {early}
+    own = make("lm-ft-1")
+    other = make("evaluate-1")
+    not_of_others(job, [other])
+    assert set(finished_artifacts(job.store)) - found_before(job, "oq3") == {own}
 
 
 def test_a_store_of_an_earlier_run_is_linked_once(tmp_path: Path) -> None:

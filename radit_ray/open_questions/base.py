@@ -37,6 +37,7 @@ from radit_ray.recipes import Recipe
 from radit_ray.runs import Run, merge_seeds, seeded
 from radit_ray.stages.evaluate import evaluate
 
+NAMES = ("oq1", "oq2", "oq3", "sizes")
 STORE = "../../artifacts"  # relative to <output>/<recipe>/<what>
 SHARD = 64  # questions of one evaluated shard: what a kill repeats at most, for each worker
 
@@ -238,7 +239,7 @@ def answer(
     """Runs one question: the first seed's pair, the estimate of all the rest and its power, then
     the work, whose result goes to <output>/<recipe>/<name>.json with what was made anew for it.
     """
-    before = _before(job, name)
+    before = found_before(job, name)
     run = trained(dataclasses.replace(job, recipe=first_seed(job.recipe)))[0]
     unit, pairs = unit_costs(run), untrained(job, run)
     each = sum(unit.get(n, 0.0) for n in ("lm-ft", "it", "score", "r-ft", "retrieve-tuned"))
@@ -271,6 +272,7 @@ def answer(
         result["made"] = spent(made)
     storage.write_json(file, result)
     storage.remove(_before_file(job, name))
+    not_of_others(job, made)
     return result
 
 
@@ -292,12 +294,21 @@ def power_text(job: Job, run: Run, num_asked: int | None = None) -> str:
     return f"{told}, if all differ as {tuned} from {untuned}"
 
 
-def _before(job: Job, name: str) -> set[str]:
-    """The finished artifacts before the first start of a question that a kill may have broken."""
+def found_before(job: Job, name: str) -> set[str]:
+    """The finished artifacts before the first start of a question that a kill may have broken, and
+    what other questions have made since.
+    """
     file = _before_file(job, name)
     if not storage.exists(file):
         storage.write_json(file, sorted(finished_artifacts(job.store)))
     return set(storage.read_json(file))
+
+
+def not_of_others(job: Job, made: Sequence[str]) -> None:
+    """What one question made is not what another one, begun earlier and not ended, will have."""
+    for other in NAMES:
+        if storage.exists(file := _before_file(job, other)):
+            storage.write_json(file, sorted({*storage.read_json(file), *made}))
 
 
 def _before_file(job: Job, name: str) -> str:
