@@ -281,7 +281,7 @@ class Stopper(FIFOScheduler):
 
 
 class Lines(Callback):
-    """One line on stderr for each trial that starts or ends, and for each stage of it."""
+    """Lines on stderr: a trial starts or ends, and what it says of itself meanwhile."""
 
     def __init__(self, searcher: StudySearcher) -> None:
         self.searcher = searcher
@@ -295,8 +295,9 @@ class Lines(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The values that are tried."""
         self.started[trial.trial_id] = time.monotonic()
-        total = self.searcher.study.total()
-        self._say(trial, f"started{f', of {total} in all' * (total > 1)}")
+        study = self.searcher.study
+        done, total = len(study.finished()) + len(study.settled()), study.total()
+        self._say(trial, f"started{f', {done} of {total} done' * (total > 1)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """What the objectives came to."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-BAR_S = 30.0  # between two words on where a bar stands
+BAR_S = 30.0  # after a line, until it is told where a bar stands, and between two such words
 TAKE_S = 1.0  # between two looks at what was said
 WAIT_S = 10.0  # for a board that may be lost
 _BAR = re.compile(r"^(?P<what>[^|]*?):?\s+(?P<share>\d+%)\|[^|]*\|\s*(?P<count>\S+)")
@@ -43,7 +43,7 @@ class Telling:
 
     def __init__(self, inner: Any, tell: Callable[[str], object]) -> None:
         self.inner, self.tell = inner, tell
-        self.rest, self.said = "", 0.0
+        self.rest, self.said = "", time.monotonic()
         self.lock = threading.Lock()  # bars are drawn by threads
 
     def write(self, text: str) -> int:
@@ -58,6 +58,7 @@ class Telling:
 
     def _worth(self, line: str) -> str:
         if line.startswith("radit "):
+            self.said = time.monotonic()
             return line.removeprefix("radit ")
         bar = _BAR.match(line)
         if bar is None or time.monotonic() - self.said < BAR_S:
