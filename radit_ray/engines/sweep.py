@@ -78,7 +78,8 @@ class Watch:
                         "look_value": self.value(training, entry["dev"]),
                         "training": training,
                         "step": entry["step"],
-                        **{f"{training}.{name}": v for name, v in entry["dev"].items()},
+                        # not as the metrics of a variant of that name
+                        **{f"dev.{training}.{name}": v for name, v in entry["dev"].items()},
                     }
 
 
@@ -107,8 +108,8 @@ def run_study(
     else:  # not every file system of ours is one of Tune's
         place = tempfile.mkdtemp(prefix="radit-tune-")
         print(f"radit: TensorBoard's events lie in {place}", file=sys.stderr)
-    searcher = StudySearcher(study, objectives, after_each)
-    lines = Lines(searcher)
+    searcher = StudySearcher(study, objectives)
+    lines = Lines(searcher, after_each)
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the state
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Lines` says what happens
@@ -213,11 +214,9 @@ def _measured(
 class StudySearcher(Searcher):
     """Tune's view of a `Study`. Nothing of it is saved: the study's storage is the state."""
 
-    def __init__(
-        self, study: Study, objectives: Sequence[str], after_each: Callable[[], object]
-    ) -> None:
+    def __init__(self, study: Study, objectives: Sequence[str]) -> None:
         super().__init__()
-        self.study, self.objectives, self.after_each = study, objectives, after_each
+        self.study, self.objectives = study, objectives
         self.numbers: dict[str, int] = {}
         self.notes: dict[str, str] = {}  # why a trial was stopped
         self.running: set[str] = set()
@@ -234,19 +233,24 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells the study what the trial came to."""
+        """Tells the study what the trial came to; once, since a stopped one may report again before
+        it hears of it.
+        """
+        if trial_id not in self.running:
+            return
         number = self.numbers[trial_id]
         self.running.discard(trial_id)
         found = result or {}
-        note = self.notes.get(trial_id) or found.get("note")
+        stopped, left_out = self.notes.get(trial_id), found.get("note")
         values = [float(found.get(name, math.nan)) for name in self.objectives]
-        if not error and all(map(math.isfinite, values)):
+        if stopped and not error:
+            self.study.settle(number, stopped)
+        elif not error and all(map(math.isfinite, values)):
             self.study.tell(number, values)
-        elif not error and note:
-            self.study.settle(number, note)
+        elif left_out and not error:
+            self.study.settle(number, left_out)
         else:
             self.study.fail(number)
-        self.after_each()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
@@ -267,6 +271,8 @@ class Stopper(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Tells the study each look at dev."""
+        if trial.trial_id not in self.searcher.running:  # stopped, and has not heard of it
+            return str(self.STOP)
         if "look" in result:
             number = self.searcher.numbers[trial.trial_id]
             behind = self.searcher.study.look(number, result["look"], result["look_value"])
@@ -283,9 +289,16 @@ class Stopper(FIFOScheduler):
 class Lines(Callback):
     """Lines on stderr: a trial starts or ends, and what it says of itself meanwhile."""
 
-    def __init__(self, searcher: StudySearcher) -> None:
-        self.searcher = searcher
+    def __init__(self, searcher: StudySearcher, after_each: Callable[[], object]) -> None:
+        self.searcher, self.after_each = searcher, after_each
         self.started: dict[str, float] = {}
+        self.ended = False  # since the last step of Tune
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Not within a step, which would hold up the end of a stopped trial."""
+        if self.ended:
+            self.ended = False
+            self.after_each()
 
     def on_told(self, trial_id: str, line: str) -> None:
         """What a trial's own process said."""
@@ -301,9 +314,12 @@ class Lines(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """What the objectives came to."""
+        if trial.trial_id not in self.started:
+            return
+        self.ended = True
         result = trial.last_result or {}
         shown = [f"{n} {result[n]:.4g}" for n in self.searcher.objectives if n in result]
-        seconds = time.monotonic() - self.started.get(trial.trial_id, time.monotonic())
+        seconds = time.monotonic() - self.started.pop(trial.trial_id)
         failed = f"failed: {result.get('failed', 'its objectives are not among its metrics')}"
         words = ", ".join(shown)
         if len(shown) < len(self.searcher.objectives):
@@ -312,6 +328,7 @@ class Lines(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Lost twice, by a kill or for want of memory."""
+        self.ended = True
         reason = "its process was lost twice"
         if trial.error_file and os.path.exists(trial.error_file):
             with open(trial.error_file, encoding="utf-8") as stream:
