@@ -166,7 +166,7 @@ def _trial(values: dict[str, Any], objective: Objective, watch: Watch | None, bo
     reports what the trial's trainings show.
     """
     outside = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
-    task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=outside)(_measured)
+    task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=outside)(_heard)
     running = task.remote(objective, values, board, tune.get_context().get_trial_id())
     try:
         if watch is not None:
@@ -196,14 +196,19 @@ def _report_looks(running: Any, watch: Watch, values: dict[str, Any]) -> None:
         tune.report({**look, "ended": True})  # for the others to be compared with
 
 
-def _measured(
+def _heard(
     objective: Objective, values: dict[str, Any], board: Any, trial_id: str
 ) -> dict[str, Any]:
+    """`_measured`, and what it says meanwhile is told."""
+    with telling(board, trial_id):
+        return _measured(objective, values)
+
+
+def _measured(objective: Objective, values: dict[str, Any]) -> dict[str, Any]:
     """The metrics, or why there are none: only a lost process is worth a second start."""
     quiet()
     try:
-        with telling(board, trial_id):
-            return dict(objective(values))
+        return dict(objective(values))
     except Exception as error:
         refused = input_error(error)  # also where a worker raised it
         if refused is not None:
