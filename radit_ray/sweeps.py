@@ -11,14 +11,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_ray.core.errors import IncompleteError, InputError
@@ -27,6 +25,7 @@ from radit_ray.data import storage
 from radit_ray.data.artifacts import fingerprint_of, finished_artifacts, spent
 from radit_ray.data.examples import read_examples
 from radit_ray.data.readers import list_corpus_files
+from radit_ray.engines.alone import alone
 from radit_ray.engines.doctor import environment
 from radit_ray.engines.references import model_input, num_parameters, retriever_input
 from radit_ray.engines.study import Choices, Range, Space, Study
@@ -100,7 +99,7 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     recipe = dataclasses.replace(sweep.recipe, resources=trial_resources(sweep.recipe.resources))
     check_parallel(sweep.num_parallel, recipe.resources)
     url = sweep.storage or f"sqlite:///{_local(sweep.output)}/study.db"
-    with _alone(sweep.output):
+    with alone(sweep.output):
         _check_sizes(sweep, recipe)
         about = _about(sweep)
         study = Study.open(
@@ -150,31 +149,33 @@ def watch_of(sweep: Sweep, trial: Trial) -> Watch:
 
 
 def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
-    """InputError where a value asks for more than the corpus has, or for a part of it that holds
+    """InputError where a value asks for more than a corpus has, or for a part of it that holds
     fewer chunks than are shown; cut into chunks, which all trials share, it says how much that is.
     """
     sizes = {"corpus": "num_documents", "chunks": "num_chunks"}
-    if sweep.kind not in sizes or "corpus" in sweep.space:
+    if sweep.kind not in sizes:
         return
-    # "auto" and seeds play no part in it: the artifact is the one that the trials read
-    made = Run(recipe, sweep.output).artifact(chunk, recipe.chunk, corpus=recipe.corpus)
-    count = made.metrics[sizes[sweep.kind]]
     least = min(map(int, sweep.values))
     shown = sweep.space.get("k_infer", Choices((str(recipe.k_infer),)))
     fewest = min(map(int, shown.values)) if isinstance(shown, Choices) else int(shown.low)
-    chunks = made.metrics["num_chunks"] / max(1, made.metrics["num_documents"]) * least
-    if sweep.kind == "corpus" and chunks < fewest:
-        raise InputError(
-            f"value '{least}' of a corpus sweep: about {chunks:.0f} chunks, fewer than the "
-            f"k_infer={fewest} that are shown; give larger --values"
-        )
-    for value in sweep.values:
-        if int(value) > count:
-            what = sizes[sweep.kind].removeprefix("num_")
+    swept = sweep.space.get("corpus")
+    for corpus in swept.values if isinstance(swept, Choices) else (recipe.corpus,):
+        # "auto" and seeds play no part in it: the artifact is the one that the trials read
+        made = Run(recipe, sweep.output).artifact(chunk, recipe.chunk, corpus=corpus)
+        count = made.metrics[sizes[sweep.kind]]
+        chunks = made.metrics["num_chunks"] / max(1, made.metrics["num_documents"]) * least
+        if sweep.kind == "corpus" and chunks < fewest:
             raise InputError(
-                f"value {value!r} of a {sweep.kind} sweep: the corpus has {count} {what}; give "
-                "--values up to that"
+                f"value '{least}' of a corpus sweep: about {chunks:.0f} chunks of {corpus}, fewer "
+                f"than the k_infer={fewest} that are shown; give larger --values"
             )
+        for value in sweep.values:
+            if int(value) > count:
+                what = sizes[sweep.kind].removeprefix("num_")
+                raise InputError(
+                    f"value {value!r} of a {sweep.kind} sweep: the corpus {corpus} has {count} "
+                    f"{what}; give --values up to that"
+                )
 
 
 def _about(sweep: Sweep) -> dict[str, Any]:
@@ -211,25 +212,6 @@ def _about(sweep: Sweep) -> dict[str, Any]:
 def _stamp(corpus: str) -> list[int]:
     """Sizes of a corpus' files: its content is hashed by the trials' first stage."""
     return [storage.size_of(file) for file in list_corpus_files(corpus) if storage.exists(file)]
-
-
-@contextlib.contextmanager
-def _alone(output: str) -> Iterator[None]:
-    """One process a sweep: a second one would take the first one's running trials for lost."""
-    if not storage.is_local(output):
-        yield
-        return
-    folder = storage.local(output)
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, ".lock"), "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another process runs the sweep in {output}; wait for it, or choose another "
-                "--output"
-            ) from None
-        yield
 
 
 def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any] | None:

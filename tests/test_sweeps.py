@@ -287,8 +287,8 @@ def test_the_demo_sweeps_over_the_dates_of_its_world(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        ("corpus", ("10", "41"), "value '41' of a corpus sweep: the corpus has 40 documents"),
-        ("chunks", ("1", "50"), "value '50' of a chunks sweep: the corpus has 40 chunks"),
+        ("corpus", ("10", "41"), "value '41' of a corpus sweep: the corpus .* has 40 documents"),
+        ("chunks", ("1", "50"), "value '50' of a chunks sweep: the corpus .* has 40 chunks"),
     ],
 )
 def test_more_than_the_corpus_has_is_refused_before_anything_is_tuned(
@@ -302,6 +302,19 @@ def test_more_than_the_corpus_has_is_refused_before_anything_is_tuned(
     with pytest.raises(InputError, match=message):
         run_sweep(sweep_of(recipe, str(tmp_path), kind=kind, values=values))
     assert [path.name[:6] for path in (tmp_path / "artifacts").iterdir()] == ["chunk-"]
+
+
+@pytest.mark.ray
+def test_each_swept_corpus_has_to_hold_as_much(
+    recipe: Recipe, ray_cluster: None, tmp_path: Path
+) -> None:
+    small = tiny.write_jsonl(tmp_path / "small.jsonl", tiny.documents()[:20])
+    space = {"corpus": Choices((recipe.corpus, small))}
+    sweep = sweep_of(recipe, str(tmp_path / "out"), kind="corpus", values=("30",), space=space)
+    with pytest.raises(InputError, match=r"the corpus .*small\.jsonl has 20 documents"):
+        run_sweep(sweep)
+    made = [path.name[:6] for path in (tmp_path / "out/artifacts").iterdir()]
+    assert made == ["chunk-", "chunk-"]
 
 
 @pytest.mark.slow
