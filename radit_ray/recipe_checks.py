@@ -10,12 +10,16 @@ from radit_ray.data.readers import list_corpus_files
 from radit_ray.data.rows import SPLITS
 from radit_ray.engines.references import local_model, model_input, retriever_input
 from radit_ray.engines.reuse import older_embeddings
+from radit_ray.engines.variants import check_variant
+from radit_ray.models.precision import check_precision
 from radit_ray.models.presets import LEXICAL
 from radit_ray.models.weights import require_weights
-from radit_ray.recipes import Recipe
+from radit_ray.recipes import Recipe, base_variant
 from radit_ray.stages.dedup import check_dedup
+from radit_ray.stages.index import check_index
 from radit_ray.stages.lm_ft import check_lm_ft
 from radit_ray.stages.r_ft import check_r_ft
+from radit_ray.stages.score import check_score
 
 VARIANTS = ("closed-book", "replug", "replug-5shot", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
 PROBES = (
@@ -87,19 +91,35 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.retriever == LEXICAL:
         _check_lexical(recipe)
+    if recipe.cycles and recipe.retrieve.k < 2:
+        raise InputError(
+            f"retrieve.k={recipe.retrieve.k}: of one chunk the LM prefers none; expected 2 or "
+            "more, or cycles=0"
+        )
     for name in ("lm", "retriever", "corpus"):
         if not getattr(recipe, name):
             raise InputError(
                 f"recipe {recipe.name!r} needs --{name}; give a path or a Hugging Face id"
             )
-    if recipe.deduplicate:
-        check_dedup(recipe.dedup)
-    check_lm_ft(recipe.lm_ft)
-    check_r_ft(recipe.r_ft)
+    _check_stages(recipe)
     # a wrong model or path must not show only after the corpus has been embedded
     model_input(recipe.lm, what="lm")
     retriever_input(recipe.retriever, recipe.preset)
     list_corpus_files(recipe.corpus)
+
+
+def _check_stages(recipe: Recipe) -> None:
+    """InputError on what a stage would refuse by itself, hours later."""
+    if recipe.deduplicate:
+        check_dedup(recipe.dedup)
+    for config in (recipe.embed, recipe.retrieve, recipe.score, recipe.evaluate):
+        check_precision(config.precision)
+    if recipe.retriever != LEXICAL:
+        check_index(recipe.index)
+    check_lm_ft(recipe.lm_ft)
+    check_score(recipe.score)
+    check_r_ft(recipe.r_ft)
+    check_variant(base_variant(recipe))
 
 
 def stages_of(recipe: Recipe) -> list[str]:
@@ -168,3 +188,7 @@ def check_inputs(recipe: Recipe) -> None:
             f"{recipe.examples}: no example of split {split!r}, only of "
             f"{', '.join(sorted(found))}; name the file {split}=FILE or give rows a `split`{share}"
         )
+    there = {row["task"] for row in rows if row["split"] == recipe.evaluate.split}
+    for task in recipe.evaluate.tasks:
+        if task not in there:
+            raise InputError(f"evaluate.tasks: no question of {task!r}{nearest(task, there)}")

@@ -104,6 +104,19 @@ class Recipe:
     }
 
 
+def base_variant(recipe: Recipe, name: str = "replug") -> Variant:
+    """The base pair as a variant, its rankings and T_R still to be filled in."""
+    return Variant(
+        name=name,
+        lm=recipe.lm,
+        k=recipe.k_infer,
+        ensemble=recipe.ensemble,
+        max_new_tokens=recipe.max_new_tokens,
+        max_answers=recipe.max_answers,
+        eos_token=recipe.lm_ft.eos_token,
+    )
+
+
 def paper(**changes: Any) -> Recipe:
     """The paper's values (7B): k 10, k_train 3, 500 steps of 64 packed 2048-token sequences, 900k
     corpus examples, 95/5.

@@ -24,7 +24,7 @@ from radit_ray.engines.measuring import mean_over_seeds, measure, read_predictio
 from radit_ray.engines.variants import Variant
 from radit_ray.models.presets import LEXICAL
 from radit_ray.recipe_checks import NO_R_FT, R_FT, check_recipe
-from radit_ray.recipes import Recipe
+from radit_ray.recipes import Recipe, base_variant
 from radit_ray.report.words import STAGES
 from radit_ray.stages.evaluate import EvaluateConfig
 from radit_ray.stages.index import IndexConfig
@@ -170,17 +170,8 @@ class Run:
 
     def _variant(self, name: str) -> Variant | None:
         recipe = self.recipe
-        base = Variant(
-            name=name,
-            lm=recipe.lm,
-            ranked=self.ranked,
-            k=recipe.k_infer,
-            ensemble=recipe.ensemble,
-            t_r=self.t_r,
-            max_new_tokens=recipe.max_new_tokens,
-            max_answers=recipe.max_answers,
-            eos_token=recipe.lm_ft.eos_token,
-        )
+        plain = base_variant(recipe, name)
+        base = dataclasses.replace(plain, ranked=self.ranked, t_r=self.t_r)
         if name == "closed-book":
             return dataclasses.replace(base, k=0)
         if name.startswith("replug"):

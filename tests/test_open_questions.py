@@ -571,6 +571,8 @@ def test_power_is_told_of_as_many_questions_as_are_planned() -> None:
     sizes = [float(text.partition("em ")[2].split()[0]) for text in (whole, half)]
     assert sizes[1] / sizes[0] == pytest.approx(2**0.5, rel=0.02)
     assert f"em {WORTH['em']:.3f} (" in foreseen(tuned, untuned, found["needed"])
+    of_gains = foreseen(tuned, untuned, num_gains=2)  # half the information, too
+    assert float(of_gains.partition("em ")[2].split()[0]) == pytest.approx(2**0.5 * sizes[0], 0.02)
     few = foreseen(rows_of([0.0] * 40), rows_of([1.0] * 10 + [0.0] * 30))  # five subjects differ
     assert few.count("too few subjects to tell") == 2
 
@@ -635,6 +637,8 @@ def test_a_store_of_an_earlier_run_is_linked_once(tmp_path: Path) -> None:
     [
         ("oq1", [], "no --output given"),
         ("oq1", ["--ks", "0", "3"], "--ks .*expected numbers of chunks"),
+        ("oq1", ["--num-questions", "-3"], "--num-questions -3, expected how many"),
+        ("sizes", ["--lms", "m=/nowhere/lm-m"], "/nowhere/lm-m"),
         ("oq1", ["--num-checked", "-1"], "--num-checked -1, expected a number of questions"),
         ("oq1", ["--roles", "raddit"], "unknown role 'raddit'.*radit"),
         ("oq2", ["--set", "variants=replug,radit"], "variant 'closed-book' is not in the recipe"),
@@ -651,6 +655,18 @@ def test_bad_options_are_one_line(
     given = ["--output", str(tmp_path), *words] if words or name == "sizes" else words
     with pytest.raises(InputError, match=message):
         command(name, given)
+
+
+def test_the_cost_of_an_lm_goes_by_its_bytes_where_they_are_known(tmp_path: Path) -> None:
+    """A Hugging Face id that is not on this disk has none."""
+    for name, num in (("large", 3000), ("small", 1000)):
+        (tmp_path / name).mkdir()
+        save_file({"w": np.zeros(num, np.int64)}, tmp_path / name / "model.safetensors")
+    large, small = str(tmp_path / "large"), str(tmp_path / "small")
+    assert sizes.times_as_large(large, small) == pytest.approx(3, rel=0.05)
+    assert sizes.times_as_large(small, large) == 1.0  # its questions are answered all the same
+    assert sizes.times_as_large(large, "nobody/base") == 1.0
+    assert sizes.times_as_large("nobody/large", small) == 1.0
 
 
 def test_lms_are_put_in_order_of_their_parameters(tmp_path: Path) -> None:

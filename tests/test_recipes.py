@@ -182,6 +182,7 @@ def test_inputs_are_read_before_any_work(tiny_models: tuple[str, str], tmp_path:
         ({"examples": f"eval={bare}", **uncut}, "no example of split 'train'"),
         ({"examples": str(broken)}, r"broken\.jsonl:2"),
         ({"lm": str(tmp_path / "empty")}, r"no \*\.safetensors"),
+        ({"evaluate.tasks": ["wrold"]}, "evaluate.tasks: no question of 'wrold'"),
     ):
         with pytest.raises(InputError, match=message):
             check_inputs(override(recipe, changes))
@@ -193,9 +194,25 @@ def test_values_of_a_stage_are_checked_before_any_work(
 ) -> None:
     lm, retriever = tiny_models
     recipe = dataclasses.replace(own(), lm=lm, retriever=retriever, **tiny_world(tmp_path))
-    for field, value in (("lm_ft.select_by", "em"), ("r_ft.direction", "r_to_l")):
-        with pytest.raises(InputError, match=f"{field.partition('.')[2]}='{value}'"):
-            check_recipe(override(recipe, {field: value}))
+    one = {"retrieve.k": 1, "k_infer": 1, "lm_ft.k_train": 1}
+    check_recipe(override(recipe, {**one, "cycles": 0}))
+    for changes, message in (
+        ({"lm_ft.select_by": "em"}, "select_by='em'"),
+        ({"r_ft.direction": "r_to_l"}, "direction='r_to_l'"),
+        ({"lm_ft.schedule": "linaer"}, "schedule='linaer'; did you mean 'linear'"),
+        ({"r_ft.schedule": "step"}, "schedule='step' (one of: cosine, linear)"),
+        ({"r_ft.lr": 0.0}, "lr=0.0; expected a rate above 0"),
+        ({"lm_ft.precision": "fp16"}, "precision='fp16' of a training"),
+        ({"embed.precision": "half"}, "precision 'half' is unknown"),
+        ({"score.precision": "fp8"}, "precision 'fp8' is unknown"),
+        ({"ensemble": "answer"}, "unknown ensemble 'answer'; did you mean 'answers'"),
+        ({"index.kind": "flatt"}, "unknown index kind 'flatt'; did you mean 'flat'"),
+        ({"score.k": 1}, "score.k=1: of one chunk"),
+        ({"score.corpus_share": 3.0}, "corpus_share=3.0, expected 0 to 1"),
+        (one, "retrieve.k=1: of one chunk"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            check_recipe(override(recipe, changes))
 
 
 def test_unknown_recipes_suggest_the_nearest() -> None:

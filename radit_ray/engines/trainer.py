@@ -37,6 +37,8 @@ from radit_ray.engines.ddp import DdpEngine
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import num_workers
 
+SCHEDULES = ("cosine", "linear")
+PRECISIONS = ("auto", "bf16", "fp32")
 EXPORTED = "exported.json"  # in resume/: the result, once the best weights are exported
 
 
@@ -95,6 +97,16 @@ def lr_at(loop: Loop, step: int) -> float:
     return loop.end_lr + (loop.lr - loop.end_lr) * left
 
 
+def check_training(*, schedule: str, lr: float, precision: str) -> None:
+    """InputError on a learning rate that `lr_at` cannot give, or a precision that no engine has."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} of a training{nearest(precision, PRECISIONS)}")
+    if schedule not in SCHEDULES:
+        raise InputError(f"schedule={schedule!r}{nearest(schedule, SCHEDULES)}")
+    if lr <= 0:
+        raise InputError(f"lr={lr}; expected a rate above 0")
+
+
 def fit(
     make_task: Callable[..., Task],
     arguments: dict[str, Any],
@@ -112,14 +124,9 @@ def fit(
     InputError where workers do not fit or the task refuses its input. A lost worker restarts the
     group from the last checkpoint.
     """
-    if loop.schedule not in ("cosine", "linear"):
-        raise InputError(
-            f"schedule={loop.schedule!r}{nearest(loop.schedule, ['cosine', 'linear'])}"
-        )
-    if loop.steps < 1 or loop.lr <= 0:
-        raise InputError(
-            f"steps={loop.steps}, lr={loop.lr}; expected at least 1 step and a rate above 0"
-        )
+    check_training(schedule=loop.schedule, lr=loop.lr, precision=loop.precision)
+    if loop.steps < 1:
+        raise InputError(f"steps={loop.steps}; expected at least 1 step")
     folder = storage.join(work.output, "resume")
     result_file = storage.join(folder, EXPORTED)
     if storage.exists(result_file):

@@ -46,13 +46,17 @@ def resolve_precision(precision: str = "auto", device: str | torch.device = "cpu
     >>> resolve_precision("fp32", "cpu")
     'fp32'
     """
+    check_precision(precision)
     if precision == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"
-    if precision not in _DTYPES:
-        raise InputError(
-            f"precision {precision!r} is unknown{nearest(precision, ['auto', *_DTYPES])}"
-        )
     return precision
+
+
+def check_precision(precision: str) -> None:
+    """InputError on a name that `resolve_precision` does not know."""
+    known = ("auto", *_DTYPES)
+    if precision not in known:
+        raise InputError(f"precision {precision!r} is unknown{nearest(precision, known)}")
 
 
 def _cpu_flags() -> set[str]:

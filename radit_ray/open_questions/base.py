@@ -276,9 +276,9 @@ def answer(
     return result
 
 
-def power_text(job: Job, run: Run, num_asked: int | None = None) -> str:
+def power_text(job: Job, run: Run, num_asked: int | None = None, *, num_gains: int = 1) -> str:
     """What the planned questions (None = those evaluated) would find, from the answers of the first
-    seed's pair.
+    seed's pair; of the difference of two such gains where `num_gains` is 2.
     """
     untuned, tuned = job.roles[0], job.roles[-1]
     evaluated = {variant.name for variant in run.evaluation().variants}
@@ -290,8 +290,10 @@ def power_text(job: Job, run: Run, num_asked: int | None = None) -> str:
         [read_predictions(run.evaluated, name) for name in (tuned, untuned)], job.recipe
     )
     most = len(sides[0])  # no question asks more than there are
-    told = foreseen(*sides, min(most if num_asked is None else num_asked, most))
-    return f"{told}, if all differ as {tuned} from {untuned}"
+    count = min(most if num_asked is None else num_asked, most)
+    told = foreseen(*sides, count, num_gains=num_gains)
+    of_two = " in one LM, and another LM by as much in other questions" if num_gains > 1 else ""
+    return f"{told}, if all differ as {tuned} from {untuned}{of_two}"
 
 
 def found_before(job: Job, name: str) -> set[str]:

@@ -68,6 +68,8 @@ def run(name: str, arguments: Sequence[str]) -> None:
     args = parse(QuestionArgs, words, program(name), QUESTIONS[name])
     if not args.output:
         raise InputError("no --output given; expected a folder, one for all open questions")
+    if args.num_questions < 0:
+        raise InputError(f"--num-questions {args.num_questions}, expected how many, or 0 for all")
     recipe = recipe_named(args.recipe)
     recipe = override(recipe, commands.changes_of(recipe, args))
     if args.recipe == "demo" and not args.seeds:
@@ -127,6 +129,7 @@ def _question(name: str, job: Job, args: QuestionArgs) -> Question:
         return cycles.question(args.num_cycles)
     lms = lms_of(args)
     _need(job, sizes.SHOWN)
+    sizes.check(job, lms)
     return sizes.question(lms)
 
 

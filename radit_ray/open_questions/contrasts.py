@@ -4,6 +4,7 @@ paired differences with what they say of other subjects and other trainings out.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -126,11 +127,16 @@ def _num_differing(diff_SB: Sequence[Sequence[float]], groups_B: Sequence[str]) 
 
 
 def foreseen(
-    a: Rows, b: Rows, num_questions: int | None = None, metrics: Sequence[str] = ("em", "nll")
+    a: Rows,
+    b: Rows,
+    num_questions: int | None = None,
+    metrics: Sequence[str] = ("em", "nll"),
+    num_gains: int = 1,
 ) -> str:
     """Told before anything is run: what so many questions (None = these) would show of `metrics`
     (keys of WORTH), were differences as scattered as those of one training's pair to the untuned
-    one. Smaller changes scatter less; what other trainings add, one says nothing of.
+    one, or as the difference of two such gains, each by itself. What other trainings add, one says
+    nothing of.
     """
     asked = len(a) if num_questions is None else num_questions
     parts = []
@@ -140,7 +146,8 @@ def foreseen(
         if num_groups < FEW_GROUPS or _num_differing(diff_SB, groups_B) < FEW_DIFFERING:
             parts.append(f"{metric}: too few subjects to tell")
             continue
-        found, worth = spread(diff_SB, groups_B), WORTH[metric]
+        one, worth = spread(diff_SB, groups_B), WORTH[metric]
+        found = dataclasses.replace(one, groups=num_gains * one.groups)  # one seed: no other part
         size, needed = detectable(found, num_groups=num_groups), questions_needed(found, worth)
         takes = f"{needed:,} questions" if needed else "more questions than can be had"
         parts.append(f"{metric} {size:.3f} ({worth:g}, worth finding, takes {takes})")

@@ -19,6 +19,7 @@ from radit_ray.engines.references import model_bytes
 from radit_ray.open_questions.base import Job, Lines, Question, power_text, runs_of, unit_costs
 from radit_ray.open_questions.contrasts import SHARED, compared, gain_rows
 from radit_ray.open_questions.power import holm
+from radit_ray.recipe_checks import check_inputs, check_recipe
 from radit_ray.runs import Run
 
 GAINS = {  # name -> what is held against what
@@ -28,6 +29,14 @@ GAINS = {  # name -> what is held against what
     "all": ("radit", "closed-book"),
 }
 SHOWN = ("closed-book", "replug", "lm-ft", "r-ft", "radit")
+
+
+def check(job: Job, lms: Mapping[str, str]) -> None:
+    """InputError on an LM that cannot be read, before a pair of another one is trained."""
+    for lm in lms.values():
+        recipe = dataclasses.replace(job.recipe, lm=lm)
+        check_recipe(recipe)
+        check_inputs(recipe)
 
 
 def lm_sizes(job: Job, lms: Mapping[str, str]) -> dict[str, Any]:
@@ -87,17 +96,24 @@ def estimate(job: Job, run: Run, lms: Mapping[str, str]) -> Lines:
     unit, seeds = unit_costs(run), float(max(1, len(job.recipe.seeds)))
     names = ("lm-ft", "it", "score", "r-ft", "retrieve-tuned", "evaluate")
     each = sum(unit.get(name, 0.0) for name in names)
-    own = model_bytes(job.recipe.lm)
     return [
-        (f"ablation of {size}", seeds, each * max(1.0, model_bytes(lm) / own))
+        (f"ablation of {size}", seeds, each * times_as_large(lm, job.recipe.lm))
         for size, lm in lms.items()
         if lm != job.recipe.lm  # whose pair the estimate is made from
     ]
 
 
+def times_as_large(lm: str, other: str) -> float:
+    """Bytes of an LM over those of another one, at least 1; 1 where they are not known, as those of
+    a Hugging Face id.
+    """
+    known = model_bytes(other)
+    return max(1.0, model_bytes(lm) / known) if known else 1.0
+
+
 def question(lms: Mapping[str, str]) -> Question:
     return Question(
         estimate=lambda job, run: estimate(job, run, lms),
-        power=power_text,
+        power=lambda job, run: power_text(job, run, num_gains=2),  # what the rule decides on
         work=lambda job: lm_sizes(job, lms),
     )

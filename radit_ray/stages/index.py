@@ -81,9 +81,7 @@ def index(
     Metrics: num_chunks, dimension (bm25: 0), kind, shards (files and rows of each). InputError on
     an unknown kind, or more index shards than embedding shards.
     """
-    check_bounds(config, config.BOUNDS)
-    if config.kind not in KINDS:
-        raise InputError(f"unknown index kind {config.kind!r}{nearest(config.kind, KINDS)}")
+    check_index(config)
     words = config.kind == LEXICAL
     if words:
         source = artifact_input(embeddings, ("chunk", "dedup", "embed"))
@@ -141,6 +139,13 @@ def index(
             "shards": shards,
         }
         return work.finish(resources=resources, metrics=metrics, rows=metrics["num_chunks"])
+
+
+def check_index(config: IndexConfig) -> None:
+    """InputError on values that cannot be, before any work."""
+    check_bounds(config, config.BOUNDS)
+    if config.kind not in KINDS:
+        raise InputError(f"unknown index kind {config.kind!r}{nearest(config.kind, KINDS)}")
 
 
 def _builder_bytes(config: IndexConfig, source: Input, arguments: Mapping[str, Any]) -> float:

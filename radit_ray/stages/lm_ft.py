@@ -41,7 +41,7 @@ from radit_ray.data.work import Work
 from radit_ray.engines.checkpoints import load_trained
 from radit_ray.engines.references import local_model, model_bytes, model_input, resolved_precision
 from radit_ray.engines.resources import Resources
-from radit_ray.engines.trainer import Loop, fit, show_finished
+from radit_ray.engines.trainer import Loop, check_training, fit, show_finished
 from radit_ray.models.batches import (
     answer_logits,
     length_buckets,
@@ -305,6 +305,7 @@ def _beside(output: str) -> str | None:
 def check_lm_ft(config: LmFtConfig) -> None:
     """InputError on values that cannot be, before any work."""
     check_bounds(config, config.BOUNDS)
+    check_training(schedule=config.schedule, lr=config.lr, precision=config.precision)
     if config.select_by not in SELECT_BY:
         raise InputError(f"select_by={config.select_by!r}{nearest(config.select_by, SELECT_BY)}")
     if config.lora_export == "adapter" and not config.lora_rank:

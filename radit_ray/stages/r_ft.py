@@ -45,7 +45,7 @@ from radit_ray.engines.references import (
 )
 from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import call
-from radit_ray.engines.trainer import Loop, fit, show_finished
+from radit_ray.engines.trainer import Loop, check_training, fit, show_finished
 from radit_ray.models.dual_encoder import DualEncoder
 from radit_ray.stages.r_ft_rows import prepare, tensors
 
@@ -345,6 +345,7 @@ def _fitted_t_r(scored: Input) -> float:
 def check_r_ft(config: RFtConfig) -> None:
     """InputError on values that cannot be, before any work."""
     check_bounds(config, config.BOUNDS)
+    check_training(schedule=config.schedule, lr=config.lr, precision=config.precision)
     if config.answer_score not in TAU_DEFAULTS:
         raise InputError(
             f"answer_score={config.answer_score!r}{nearest(config.answer_score, TAU_DEFAULTS)}"

@@ -38,6 +38,7 @@ from radit_ray.engines.resources import Resources
 from radit_ray.engines.shards import Meter, call, map_shards
 from radit_ray.engines.variants import Variant, fit_prompts, gold_ids, truncation
 from radit_ray.models.causal_lm import CausalLM
+from radit_ray.models.precision import check_precision
 
 VERSION = 1
 SAFE_KL = 0.01  # nats: bf16 weights are used where the LSR target they give is this close to fp32's
@@ -87,11 +88,7 @@ def score(
     of this retriever), round_trip (share of answers that survive encode and decode).
     InputError on rows without chunks.
     """
-    check_bounds(config, config.BOUNDS)
-    if config.k == 1:
-        raise InputError("score.k=1: of one chunk the LM prefers none; expected 2 or more, or 0")
-    if not 0 <= config.corpus_share <= 1:
-        raise InputError(f"corpus_share={config.corpus_share}, expected 0 to 1 (paper: 0.95)")
+    check_score(config)
     inputs = {"ranked": artifact_input(ranked, "retrieve"), "lm": model_input(config.lm, what="lm")}
     config = dataclasses.replace(config, lm=inputs["lm"].path)
 
@@ -128,6 +125,16 @@ def score(
             worker_bytes=2.0 * model_bytes(work.config.lm) + 2**30,
         )
         return work.finish(resources=resources, metrics=_metrics(work))
+
+
+def check_score(config: ScoreConfig) -> None:
+    """InputError on values that cannot be, before any work."""
+    check_bounds(config, config.BOUNDS)
+    check_precision(config.precision)
+    if config.k == 1:
+        raise InputError("score.k=1: of one chunk the LM prefers none; expected 2 or more, or 0")
+    if not 0 <= config.corpus_share <= 1:
+        raise InputError(f"corpus_share={config.corpus_share}, expected 0 to 1 (paper: 0.95)")
 
 
 def choose_rows(ranked: Input, config: ScoreConfig) -> dict[str, list[int]]:

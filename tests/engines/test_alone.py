@@ -46,10 +46,10 @@ def test_a_second_process_is_refused_and_a_killed_one_holds_nothing(
 ) -> None:
     output = output.format(folder=tmp_path)
     process = holding(output, RAY_ADDRESS=ray.get_runtime_context().gcs_address)
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="another process runs"):
+    with monkeypatch.context() as patch:
         patch.setattr(module, "GONE_S", 0.0)
-        with alone(output):
-            pass
+        with pytest.raises(InputError, match="another process runs"):
+            alone(output).__enter__()
     with alone(f"{output}-2"):  # another sweep is not in the way
         process.kill()
         process.wait()
