@@ -57,7 +57,7 @@ def dated_corpora(
     found, dated = [], []
     for value in values or ("1", "2"):
         questions = ""
-        if value.isdigit():
+        if value.isdecimal() and value.isascii():
             place = os.path.join(output, "world", f"snapshot-{value}")
             paths = write_world(config, place, snapshot=int(value))
             value, questions = str(paths["corpus"]), str(paths.get(split, ""))

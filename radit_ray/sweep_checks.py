@@ -34,12 +34,14 @@ KINDS = {  # kind -> what its --values are
 }
 MAX_SEED = 40_000  # engines.study multiplies it, and samplers take 32 bits
 GENERATED = ("world", "snapshot", "num_distractors")  # fields that decide what inputs are made
+UNLIKE = ("name", "seeds", "evaluate.split", "evaluate.tasks", "evaluate.limit", "evaluate.seed")
 UNSEEN = ("resources", "reuse")  # fields that no result depends on, only its cost
 BEHIND = {  # variant of the objective -> trainings that it comes from
     "lm-ft": ("lm-ft",),
     "r-ft": ("r-ft",),
     "radit": ("lm-ft", "r-ft"),
 }
+RANKED_BY = ("score.k", "retrieve.k")  # fields that decide how many chunks a dev look ranks
 CLOSED_BOOK = ("closed-book", "it")  # variants that are shown no chunk
 CHECKED = 500  # combinations of a space that are looked at one by one before any work
 
@@ -107,6 +109,11 @@ def _check_fields(recipe: Recipe, space: Space) -> None:
             raise InputError(
                 f"--space {name}: what a trial finds does not depend on it, so the first trial's "
                 "artifacts would be every trial's; use --set, and `radit doctor` for speed"
+            )
+        if name in UNLIKE:
+            raise InputError(
+                f"--space {name}: trials would not be measured alike, and could not be compared; "
+                "use --set, or a sweep for each value"
             )
         if name == "lm_ft.k_train" and isinstance(field, Choices) and "0" in field.values:
             raise InputError(
@@ -194,6 +201,16 @@ def _check_stopping(sweep: Sweep) -> None:
         raise InputError(
             f"--stop-early with objective {bare[0]}: no training that is watched decides it; give "
             f"one of {', '.join(BEHIND)}"
+        )
+    trainings = (
+        {name for key in sweep.objectives for name in BEHIND[key.rpartition(".")[0]]}
+        if sweep.stop_early
+        else set()
+    )
+    if "r-ft" in trainings and (deeper := [name for name in RANKED_BY if name in sweep.space]):
+        raise InputError(
+            f"--stop-early with --space {deeper[0]}: R-ft's MRR on dev is over as many chunks, so "
+            "trials with fewer would be behind whatever they learn; leave one of them out"
         )
     if sweep.stop_early and not sweep.recipe.cycles and "cycles" not in sweep.space:
         raise InputError("--stop-early with cycles=0: there is no training to stop")

@@ -49,6 +49,7 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
     from radit_ray.sweep_checks import check_sweep
     from radit_ray.sweeps import DEFAULTS, Sweep, run_sweep
 
+    objectives, space = _objectives(args.objective), read_space(args.space)
     recipe = recipe_named(recipe_name)
     changes = commands.changes_of(recipe, args)
     if kind == "custom":
@@ -67,8 +68,8 @@ def sweep(kind: str, recipe_name: str, args: SweepArgs) -> None:
         output=args.output,
         values=_named(kind, recipe, values),
         dated=dated,
-        space=read_space(args.space),
-        objectives=_objectives(args.objective),
+        space=space,
+        objectives=objectives,
         sampler=args.sampler,
         num_trials=args.num_trials,
         seed=args.seed,
@@ -106,5 +107,7 @@ def _objectives(settings: Sequence[str]) -> dict[str, str]:
         name, separator, direction = setting.rpartition(":")
         if not separator:
             raise InputError(f"objective {setting!r}, expected VARIANT.METRIC:max or :min")
+        if name in found:
+            raise InputError(f"objective {name!r} is given twice; give it once, as :max or :min")
         found[name] = direction
     return found

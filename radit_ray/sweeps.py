@@ -82,10 +82,11 @@ class Sweep:
 
 
 def _plain(recipe: Recipe, name: str) -> Any:
-    """What the recipe has in a field; None where it has no such field."""
+    """What the recipe has in a field, or under a key of one; None where it has no such field."""
     value: Any = recipe
-    for part in name.split("."):
-        value = getattr(value, part, None)
+    for part in name.split(".", 2):
+        # a task that lm_ft.shares does not name has no share
+        value = value.get(part, 0.0) if isinstance(value, dict) else getattr(value, part, None)
     return value
 
 
@@ -97,7 +98,9 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     """
     check_sweep(sweep)
     recipe = dataclasses.replace(sweep.recipe, resources=trial_resources(sweep.recipe.resources))
-    check_parallel(sweep.num_parallel, recipe.resources)
+    shards = sweep.space.get("index.num_shards", Choices((str(recipe.index.num_shards),)))
+    most = max(map(int, shards.values)) if isinstance(shards, Choices) else int(shards.high)
+    check_parallel(sweep.num_parallel, recipe.resources, most)
     url = sweep.storage or f"sqlite:///{_local(sweep.output)}/study.db"
     with alone(sweep.output):
         _check_sizes(sweep, recipe)
@@ -121,6 +124,7 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
             command=environment()["command"],
             watched=bool(sweep.stop_early),
         )
+        records_of(sweep, study, trial.study)  # what is gone is said before any work
         collected = functools.partial(_collect, sweep, study, trial.study)
         run_study(
             study,
@@ -218,15 +222,10 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any] | None:
     """Every finished trial's points, in the order of the values, into sweep.json; None without a
     trial that has ended.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for values, note in [*((values, "") for values in study.finished()), *study.settled()]:
-        file = storage.join(sweep.output, trial_name(digest, values), "trial.json")
-        stopped = note and not storage.exists(file)
-        made = _stopped(values, note) if stopped else storage.read_json(file)
-        found.setdefault(json.dumps(values, sort_keys=True), made)
+    found = records_of(sweep, study, digest)
     if not found:
         return None
-    records = in_order(list(found.values()), sweep.whole_space())
+    records = in_order(found, sweep.whole_space())
     results = {
         "kind": sweep.kind,
         "recipe": sweep.recipe.name,
@@ -245,6 +244,22 @@ def _collect(sweep: Sweep, study: Study, digest: str) -> dict[str, Any] | None:
     }
     storage.write_json(storage.join(sweep.output, "sweep.json"), results)
     return results
+
+
+def records_of(sweep: Sweep, study: Study, digest: str) -> list[dict[str, Any]]:
+    """What each trial that has ended came to; InputError where its folder is gone."""
+    found: dict[str, dict[str, Any]] = {}
+    for values, note in [*((values, "") for values in study.finished()), *study.settled()]:
+        file = storage.join(sweep.output, trial_name(digest, values), "trial.json")
+        there = storage.exists(file)
+        if not there and not note:
+            raise InputError(
+                f"{file} is not there, and the study says that {values} is finished; put it back, "
+                "or begin again with another --output"
+            )
+        made = storage.read_json(file) if there else _stopped(values, note)
+        found.setdefault(json.dumps(values, sort_keys=True), made)
+    return list(found.values())
 
 
 def in_order(records: Sequence[dict[str, Any]], space: Space) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from radit_ray.core.errors import IncompleteError
 from radit_ray.data.artifacts import read_manifest
 from radit_ray.recipes import RECIPES
 
+SWEPT = ["--output", "x"]
 DEMO = ("demo", "--output", "x", "--retriever", "x", "--set")
 
 
@@ -127,6 +128,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ([*DEMO, "world.snapshot_dates=2023-01-01"], r"snapshot_dates='2023-01-01'.*str, str"),
         ([*DEMO, "snapshot=0"], "snapshot=0; expected 1 or 2"),
         ([*DEMO, "world.seed=1", "--corpus", "x"], "only `radit demo` without --corpus"),
+        (
+            ["sweep", "cycles", "demo", "--objective", "radit.em:max", "radit.em:min", *SWEPT],
+            "objective 'radit.em' is given twice",
+        ),
         (["run", "own", "--output", "x", "--set", "snapshot=2"], "only `radit demo` without"),
     ],
 )

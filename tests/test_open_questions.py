@@ -47,7 +47,7 @@ from radit_ray.open_questions.contrasts import (
     power,
 )
 from radit_ray.open_questions.power import detectable, spread
-from radit_ray.recipes import Recipe, demo, override, own
+from radit_ray.recipes import Recipe, demo, override, own, squad_open
 from radit_ray.report.contrasts import contrasts_table, power_table, verdict
 from radit_ray.report.open_questions import page, plots
 
@@ -611,11 +611,13 @@ def test_what_another_question_made_is_not_counted(tmp_path: Path) -> None:
         return str(file.parent)
 
     early = make("chunk-1")
-    assert found_before(job, "oq3") == {early}
+    of_recipe = dataclasses.replace(job, recipe=squad_open(lm="x"))  # on the same store
+    assert found_before(job, "oq3") == found_before(of_recipe, "oq3") == {early}
     own = make("lm-ft-1")
     other = make("evaluate-1")
     not_of_others(job, [other])
-    assert set(finished_artifacts(job.store)) - found_before(job, "oq3") == {own}
+    for begun in (job, of_recipe):
+        assert set(finished_artifacts(job.store)) - found_before(begun, "oq3") == {own}
 
 
 def test_a_store_of_an_earlier_run_is_linked_once(tmp_path: Path) -> None:

@@ -24,13 +24,13 @@ from radit_ray.curves import Curve
 from radit_ray.data.world import WorldConfig
 from radit_ray.demo_world import dated_corpora
 from radit_ray.engines.asking import ask
-from radit_ray.engines.study import Choices, Range, read_space
+from radit_ray.engines.study import Choices, Range, Study, read_space
 from radit_ray.recipe_checks import check_recipe
 from radit_ray.recipes import Recipe, override, own
 from radit_ray.report.sweeps import best, page, render
 from radit_ray.sweep_checks import check_sweep
-from radit_ray.sweeps import Sweep, in_order, run_sweep, watch_of
-from radit_ray.trials import Trial, measured_variants
+from radit_ray.sweeps import Sweep, in_order, records_of, run_sweep, watch_of
+from radit_ray.trials import Trial, measured_variants, trial_name
 
 SETTINGS = {
     **tiny.SETTINGS,
@@ -69,6 +69,12 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
         ({"space": {"score.k": Choices(("4",))}}, "score.k=4 must not exceed retrieve.k=3"),
         ({"space": {"resources.num_workers": Choices(("1", "2"))}}, "does not depend on it"),
         ({"space": {"reuse": Choices(("runs/a",))}}, "does not depend on it"),
+        ({"space": {"seeds": Choices(("0,1", "2,3"))}}, "--space seeds: .*not be measured alike"),
+        ({"space": {"evaluate.split": Choices(("dev", "eval"))}}, "not be measured alike"),
+        (
+            {**CUSTOM, "space": {"score.k": Choices(("2", "3"))}, "stop_early": "median"},
+            "--stop-early with --space score.k: R-ft's MRR on dev is over as many chunks",
+        ),
         ({"kind": "corpus", "values": ("0",)}, "value '0' of a corpus sweep"),
         ({"kind": "custom"}, "a custom sweep takes --space"),
         ({"kind": "custom", "values": ()}, "a custom sweep takes --space"),
@@ -197,9 +203,25 @@ def test_one_preset_is_not_put_on_retrievers_of_two_kinds(recipe: Recipe, tmp_pa
 
 def test_a_range_is_as_fine_as_its_field(recipe: Recipe, tmp_path: Path) -> None:
     """0..1 of a temperature has all numbers between, 1..3 of chunks has three."""
-    space = read_space(["t_r=0..1", "lm_ft.k_train=1..3", "lm_ft.lr=1e-5..1e-3:log"])
+    numbers = ["t_r=0..1", "lm_ft.k_train=1..3", "lm_ft.lr=1e-5..1e-3:log"]
+    space = read_space([*numbers, "lm_ft.shares.corpus=0..1"])
     made = sweep_of(recipe, str(tmp_path), **{**CUSTOM, "space": space}).whole_space()
-    assert [field.whole for field in made.values()] == [False, True, False]
+    assert [field.whole for field in made.values()] == [False, True, False, False]
+
+
+def test_a_trial_whose_folder_is_gone_is_one_line(recipe: Recipe, tmp_path: Path) -> None:
+    sweep = sweep_of(recipe, str(tmp_path / "out"), **CUSTOM)
+    study = Study.open(f"sqlite:///{tmp_path}/study.db", sweep.whole_space(), sweep.objectives)
+    number, values = study.ask() or (0, {})
+    study.tell(number, [0.5])
+    record = {"values": values, "points": [], "metrics": {"radit.em": 0.5}}
+    folder = tmp_path / "out" / trial_name("digest", values)
+    folder.mkdir(parents=True)
+    (folder / "trial.json").write_text(json.dumps(record))
+    assert records_of(sweep, study, "digest") == [record]
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match=r"trial\.json is not there, and the study says"):
+        records_of(sweep, study, "digest")
 
 
 def test_every_lm_is_looked_into_before_any_is_tuned(recipe: Recipe, tmp_path: Path) -> None:
@@ -279,6 +301,7 @@ def test_the_demo_sweeps_over_the_dates_of_its_world(tmp_path: Path) -> None:
     ]
     mixed = dated_corpora(config, str(tmp_path), ("2", "own.jsonl"))
     assert mixed == ((both[1], "own.jsonl"), (questions[1], ""))
+    assert dated_corpora(config, str(tmp_path), ("²",)) == (("²",), ("",))  # no number, a file
     with pytest.raises(InputError, match="snapshot=3; expected 1 or 2"):
         dated_corpora(config, str(tmp_path), ("3",))
 
@@ -449,10 +472,23 @@ def test_a_trial_that_is_behind_is_stopped_and_stays_stopped(
     unfinished = {p.name for p in tmp_path.glob("artifacts/lm-ft-*")} - made
     assert len(made) >= 4
     assert all((tmp_path / "artifacts" / n / "identity.json").exists() for n in unfinished)
-    time.sleep(10)  # its workers end a little later than it, as after a kill
-    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("trial-*/**/*") if p.is_file()}
+    stamps = at_rest(tmp_path)
     assert run_sweep(sweep)["points"] == results["points"]
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps  # no trial ran again
+
+
+def at_rest(folder: Path) -> dict[Path, int]:
+    """{file of a trial: when it was written}, once nothing is written any more: a stopped trial's
+    workers end a little later than it, as after a kill.
+    """
+    before: dict[Path, int] = {}
+    for _ in range(30):
+        found = {p: p.stat().st_mtime_ns for p in folder.glob("trial-*/**/*") if p.is_file()}
+        if found == before:
+            return found
+        before = found
+        time.sleep(5)
+    raise AssertionError("a stopped trial goes on writing")
 
 
 def done_in(trial: Path) -> bool:
@@ -484,6 +520,8 @@ def test_a_sweep_killed_twice_ends_as_an_uninterrupted_one(
 
     killed(code, lambda: finished("lm-ft", 1))  # in the first trial
     killed(code, lambda: finished("r-ft", 2))  # in the second one
+    told = json.loads((tmp_path / "torn" / "sweep.json").read_text())  # after every trial
+    assert [len(told["points"]), told["failed"]] == [1, []]
     results = [run_sweep(sweep) for sweep in (torn, whole)]
     assert results[0]["points"] == results[1]["points"]
     assert results[0]["best"] == results[1]["best"]

@@ -12,7 +12,8 @@ import dataclasses
 import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_ray.core.errors import InputError, nearest, redacted
@@ -21,6 +22,7 @@ SAMPLERS = ("grid", "random", "tpe")
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 # share of earlier trials, in percent, of which one may be behind before it is stopped
 STOPPERS = {"median": 50.0, "quartile": 75.0}
+NAMED = 3  # fields that an error names of all that differ
 COMPARED = 4  # earlier trials that must have come as far, or none is stopped
 
 
@@ -166,10 +168,12 @@ class Study:
         if known is None:
             study.set_user_attr("radit", record)
         elif known != record:
-            names = [name for name in {**record, **known} if known.get(name) != record.get(name)]
+            found = list(_differing(known, record))
+            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
             raise InputError(
-                f"{redacted(storage)} holds a study of another {', '.join(names)}; choose another "
-                "--output and --storage, or the settings it was begun with"
+                f"{redacted(storage)} holds a study of another {', '.join(found[:NAMED])}{more}; "
+                "choose another --output and --storage, or the settings (and the version of "
+                "radit-ray) it was begun with"
             )
         made = cls(study, space, sampler, num_trials, seed)
         made._take_up()
@@ -296,6 +300,19 @@ class Study:
                 settled.append(params)
 
 
+def _differing(known: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """`field (what the study has, here what is asked for)`, dotted, of each that differs."""
+    for name in {**now, **known}:
+        was, here = known.get(name), now.get(name)
+        if isinstance(was, dict) and isinstance(here, dict):
+            yield from _differing(was, here, f"{path}{name}.")
+        elif was != here:
+            shown = [
+                textwrap.shorten(json.dumps(value), 60, placeholder="...") for value in (was, here)
+            ]
+            yield f"{path}{name} ({shown[0]}, here {shown[1]})"
+
+
 def _stored(storage: str, objectives: Mapping[str, str], stop_early: str, output: str) -> Any:
     """Optuna's study of that output in that storage, which may hold others, new or known;
     InputError where it cannot be used.
@@ -306,6 +323,14 @@ def _stored(storage: str, objectives: Mapping[str, str], stop_early: str, output
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     study_name = f"radit {output}".strip()
+    if storage.split(":")[0].split("+")[0] == "sqlite" and storage.partition("///")[2] in (
+        "",
+        ":memory:",
+    ):
+        raise InputError(
+            f"--storage {storage}: a database in memory is gone with its process; expected "
+            "sqlite:///FILE or a server's URL"
+        )
     pruner: Any = optuna.pruners.NopPruner()
     if stop_early:
         pruner = optuna.pruners.PercentilePruner(
@@ -314,7 +339,8 @@ def _stored(storage: str, objectives: Mapping[str, str], stop_early: str, output
     try:
         return optuna.create_study(
             study_name=study_name,
-            storage=storage,
+            # a server may have dropped a connection while a trial took hours
+            storage=optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True}),
             directions=[DIRECTIONS[direction] for direction in objectives.values()],
             load_if_exists=True,
             pruner=pruner,

@@ -136,10 +136,9 @@ def run_study(
         raise KeyboardInterrupt
 
 
-def check_parallel(num_parallel: int, resources: Resources) -> None:
+def check_parallel(num_parallel: int, resources: Resources, num_shards: int = 1) -> None:
     """InputError where so many trials at once would take each other's CPUs or GPUs and wait for
-    ever: each needs its workers, itself, and one CPU for the tasks that read; a share of a GPU for
-    each worker, and as much again for index shards that search on GPUs.
+    ever: each needs its workers, itself, and one CPU for the tasks that read; and `trial_gpus`.
     """
     if num_parallel == 1:
         return
@@ -152,13 +151,22 @@ def check_parallel(num_parallel: int, resources: Resources) -> None:
             "CPUs: its workers and 1.1 beside them"
         )
     gpus = float(ray.cluster_resources().get("GPU", 0))
-    needed = 2 * resources.num_workers * resources.gpus_per_worker
+    needed = trial_gpus(resources, num_shards, gpus)
     if num_parallel * needed > gpus:
         raise InputError(
             f"num_parallel={num_parallel} on {gpus:g} GPUs; each trial at once needs {needed:g}: "
-            "its workers' and as much for index shards; lower resources.gpus_per_worker or "
+            "its workers' and as much for each index shard; lower resources.gpus_per_worker or "
             "--num-parallel"
         )
+
+
+def trial_gpus(resources: Resources, num_shards: int, gpus: float) -> float:
+    """GPUs that a trial holds at most: its workers' and its index shards', which search on CPUs
+    where both do not fit a cluster of `gpus` (`stages.retrieve.shard_gpus`).
+    """
+    workers = resources.num_workers * resources.gpus_per_worker
+    both = workers + resources.gpus_per_worker * num_shards * resources.index_replicas
+    return both if both <= gpus else workers
 
 
 def _trial(values: dict[str, Any], objective: Objective, watch: Watch | None, board: Any) -> None:

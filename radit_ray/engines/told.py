@@ -1,7 +1,7 @@
 """What a process on the cluster says while it works, shown where the work was started.
 
 In: a process that prints lines and progress bars on stderr, far from whoever waits. Out: its lines
-that start with "radit ", and now and then where its bar stands, in the order they were said.
+that start with "radit", and now and then where its bar stands, in the order they were said.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Telling:
         return len(text)
 
     def _worth(self, line: str) -> str:
-        if line.startswith("radit "):
+        if line.startswith(("radit ", "radit: ")):
             self.said = time.monotonic()
-            return line.removeprefix("radit ")
+            return line.removeprefix("radit").lstrip(": ")
         bar = _BAR.match(line)
         if bar is None or time.monotonic() - self.said < BAR_S:
             return ""

@@ -308,9 +308,11 @@ def found_before(job: Job, name: str) -> set[str]:
 
 def not_of_others(job: Job, made: Sequence[str]) -> None:
     """What one question made is not what another one, begun earlier and not ended, will have."""
-    for other in NAMES:
-        if storage.exists(file := _before_file(job, other)):
-            storage.write_json(file, sorted({*storage.read_json(file), *made}))
+    for recipe in storage.list_folders(job.output):  # whose questions share the store
+        for other in NAMES:
+            file = storage.join(job.output, recipe, f".{other}-before.json")
+            if storage.exists(file):
+                storage.write_json(file, sorted({*storage.read_json(file), *made}))
 
 
 def _before_file(job: Job, name: str) -> str:

@@ -192,7 +192,7 @@ def _cycles(results: Results) -> Iterator[str]:
     yield text_table(["trained as", "lm-ft", "r-ft", "kept"], rows, True)
     if results["claims"]:
         rows = [
-            [name, p_text(c["p"]), p_text(c["adjusted"]), c["verdict"]]
+            [name, p_text(c["p"]), p_text(c["adjusted"]), _claimed(results, c)]
             for name, c in results["claims"].items()
         ]
         yield "Does a cycle help? (NLL; the rule stands above)"
@@ -209,6 +209,12 @@ def _cycles(results: Results) -> Iterator[str]:
     yield power_table(results["contrasts"])
 
 
+def _claimed(results: Results, claim: Mapping[str, Any]) -> str:
+    """A claim's verdict; one training says nothing of others."""
+    alone = " (one training)" if len(results["seeds"]) == 1 else ""
+    return f"{claim['verdict']}{alone}"
+
+
 def _sizes(results: Results) -> Iterator[str]:
     rows = []
     for size, about in results["lms"].items():
@@ -217,7 +223,7 @@ def _sizes(results: Results) -> Iterator[str]:
     yield text_table(["LM", "parameters", "pretrained"], rows, True)
     yield _variants(results)
     rows = [
-        [f"gain-{name}", p_text(c["p"]), p_text(c["adjusted"]), c["verdict"]]
+        [f"gain-{name}", p_text(c["p"]), p_text(c["adjusted"]), _claimed(results, c)]
         for name, c in results["claims"].items()
     ]
     sizes = list(results["lms"])

@@ -4,6 +4,7 @@ with the values that an uninterrupted one asks for, another study is refused.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,15 @@ def test_contradictions_and_another_study_are_one_line(tmp_path: Path) -> None:
             Study.open(storage, grid, {"em": "max"})
         assert "secret" not in str(found.value)
         assert "\n" not in str(found.value)
-    Study.open(url(tmp_path), grid, {"em": "max"}, about={"recipe": "a"})
-    with pytest.raises(InputError, match=r"study\.db holds a study of another space, recipe"):
-        Study.open(url(tmp_path), {"k": Choices(("1",))}, {"em": "max"}, about={"recipe": "b"})
+    for storage in ("sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(InputError, match="a database in memory is gone with its process"):
+            Study.open(storage, grid, {"em": "max"})
+    whole = {"recipe": {"lm_ft": {"lr": 1e-5, "steps": 9}}, "corpus": [1]}
+    Study.open(url(tmp_path), grid, {"em": "max"}, about=whole)
+    other = {"recipe": {"lm_ft": {"lr": 2e-5, "steps": 9}, "cycles": 2}, "corpus": [2]}
+    told = (
+        'study.db holds a study of another space.k.values (["1", "3"], here ["1"]), '
+        "recipe.lm_ft.lr (1e-05, here 2e-05), recipe.cycles (null, here 2) and 1 more; choose"
+    )
+    with pytest.raises(InputError, match=re.escape(told)):
+        Study.open(url(tmp_path), {"k": Choices(("1",))}, {"em": "max"}, about=other)

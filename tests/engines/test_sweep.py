@@ -26,6 +26,7 @@ from radit_ray.engines.sweep import (
     Watch,
     check_parallel,
     run_study,
+    trial_gpus,
     trial_resources,
 )
 from radit_ray.stages.chunk import ChunkConfig, chunk
@@ -91,15 +92,25 @@ def test_a_trial_behind_is_ended_with_all_it_started(
     values = ("1", "2", "3", "4", "9", "5")
     space = {"folder": Choices((str(tmp_path),)), "nll": Choices(values)}
     watch = Watch(folder=history_of, metrics={"lm-ft": "-nll", "r-ft": "mrr"})
+    ended: list[int] = []
     for _ in range(2):  # the second start has nothing to do
         url = f"sqlite:///{tmp_path}/study.db"
         study = Study.open(url, space, {"em": "max"}, stop_early="median")
-        run_study(study, shown, ["em"], output=str(tmp_path / "out"), watch=watch)
+        run_study(
+            study,
+            shown,
+            ["em"],
+            output=str(tmp_path / "out"),
+            watch=watch,
+            after_each=lambda: ended.append(len(study.finished())),  # noqa: B023 - called within
+        )
         assert [found["nll"] for found in study.finished()] == ["1", "2", "3", "4", "5"]
         ((stopped, note),) = study.settled()
         assert (stopped["nll"], note) == ("9", "stopped early at step 10 of lm-ft")
         calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
         assert [nll for nll, _ in calls] == list(values)
+    assert ended == sorted(ended)
+    assert ended[0] == 1  # whoever collects need not wait for the last trial
     assert "nll=9): stopped early at step 10 of lm-ft (" in capfd.readouterr().err
     (process,) = (int(pid) for nll, pid in calls if nll == "9")
     assert not psutil.pid_exists(process) or psutil.Process(process).status() == "zombie"
@@ -133,6 +144,10 @@ def test_trials_that_would_starve_each_other_are_refused(ray_cluster: None) -> N
     with pytest.raises(InputError, match="num_parallel=2 on 2 CPUs"):
         check_parallel(2, Resources(num_workers=1))
     inside = trial_resources(Resources())
+    assert trial_gpus(Resources(num_workers=4, gpus_per_worker=1.0), num_shards=1, gpus=8) == 5
+    assert trial_gpus(Resources(num_workers=1, gpus_per_worker=0.5), num_shards=4, gpus=8) == 2.5
+    whole = Resources(num_workers=1, gpus_per_worker=1.0)
+    assert trial_gpus(whole, num_shards=8, gpus=8) == 1  # its shards search on CPUs
     assert (inside.cpus_per_worker, inside.reserved_cpus) == (pytest.approx(0.9), 0.1)
     assert num_workers(inside, 10) == 2  # 2 x 0.9 and the trial's 0.1
     whole = trial_resources(Resources(cpus_per_worker=2))

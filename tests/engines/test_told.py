@@ -18,11 +18,13 @@ def test_lines_are_told_and_all_is_passed_on() -> None:
     inner, lines = io.StringIO(), list[str]()
     stream = Telling(inner, lines.append)
     print("radit lm-ft: LM-ft", file=stream)
+    print("radit: training seed 1", file=stream)
     print("a library says so", file=stream)
     stream.write("radit r-")
     stream.write("ft: R-ft\nrest")
-    assert lines == ["lm-ft: LM-ft", "r-ft: R-ft"]
-    assert inner.getvalue() == "radit lm-ft: LM-ft\na library says so\nradit r-ft: R-ft\nrest"
+    assert lines == ["lm-ft: LM-ft", "training seed 1", "r-ft: R-ft"]
+    whole = "radit lm-ft: LM-ft\nradit: training seed 1\na library says so\nradit r-ft: R-ft\nrest"
+    assert inner.getvalue() == whole
 
 
 @pytest.mark.parametrize(("apart", "told_of"), [(0.0, True), (3600.0, False)])
