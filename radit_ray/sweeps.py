@@ -104,7 +104,7 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     url = sweep.storage or f"sqlite:///{_local(sweep.output)}/study.db"
     with alone(sweep.output):
         _check_sizes(sweep, recipe)
-        about = _about(sweep)
+        about = about_of(sweep)
         study = Study.open(
             url,
             sweep.whole_space(),
@@ -182,7 +182,7 @@ def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
                 )
 
 
-def _about(sweep: Sweep) -> dict[str, Any]:
+def about_of(sweep: Sweep) -> dict[str, Any]:
     """What decides the numbers beside the space: content, not names, where a file may change."""
     recipe = sweep.recipe
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))

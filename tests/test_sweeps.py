@@ -29,7 +29,7 @@ from radit_ray.recipe_checks import check_recipe
 from radit_ray.recipes import Recipe, override, own
 from radit_ray.report.sweeps import best, page, render
 from radit_ray.sweep_checks import check_sweep
-from radit_ray.sweeps import Sweep, in_order, records_of, run_sweep, watch_of
+from radit_ray.sweeps import Sweep, about_of, in_order, records_of, run_sweep, watch_of
 from radit_ray.trials import Trial, measured_variants, trial_name
 
 SETTINGS = {
@@ -207,6 +207,34 @@ def test_a_range_is_as_fine_as_its_field(recipe: Recipe, tmp_path: Path) -> None
     space = read_space([*numbers, "lm_ft.shares.corpus=0..1"])
     made = sweep_of(recipe, str(tmp_path), **{**CUSTOM, "space": space}).whole_space()
     assert [field.whole for field in made.values()] == [False, True, False, False]
+
+
+def test_what_swept_files_hold_is_part_of_the_sweep(
+    recipe: Recipe, tiny_models: tuple[str, str], tmp_path: Path
+) -> None:
+    """Beside the recipe's own: a second corpus, other questions, another judge, by content."""
+    corpus = tiny.write_jsonl(tmp_path / "corpus.jsonl", tiny.documents())
+    rows = [row for split in tiny.questions().values() for row in split]
+    asked = tiny.write_jsonl(tmp_path / "asked.jsonl", rows)
+    judge = shutil.copytree(tiny_models[0], tmp_path / "judge")
+    space = {
+        "corpus": Choices((recipe.corpus, corpus)),
+        "examples": Choices((recipe.examples, asked)),
+        "score.lm": Choices(("", str(judge))),
+    }
+    sweep = sweep_of(recipe, str(tmp_path / "out"), kind="custom", values=(), space=space)
+    seen = [about_of(sweep)]
+    tiny.write_jsonl(tmp_path / "corpus.jsonl", tiny.documents()[1:])
+    seen.append(about_of(sweep))
+    tiny.write_jsonl(tmp_path / "asked.jsonl", [{**rows[0], "answers": ["x"]}, *rows[1:]])
+    seen.append(about_of(sweep))
+    weights = judge / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    seen.append(about_of(sweep))
+    changed = [{k for k in a if a[k] != b[k]} for a, b in itertools.pairwise(seen)]
+    assert changed == [{"corpus"}, {"examples"}, {"lm"}]
 
 
 def test_a_trial_whose_folder_is_gone_is_one_line(recipe: Recipe, tmp_path: Path) -> None:
