@@ -19,6 +19,7 @@ from radit_ray.stages.dedup import check_dedup
 from radit_ray.stages.index import check_index
 from radit_ray.stages.lm_ft import check_lm_ft
 from radit_ray.stages.r_ft import check_r_ft
+from radit_ray.stages.retrieve import check_retrieve
 from radit_ray.stages.score import check_score
 
 VARIANTS = ("closed-book", "replug", "replug-5shot", "it", "it-retrieval", "lm-ft", "r-ft", "radit")
@@ -109,16 +110,26 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _check_stages(recipe: Recipe) -> None:
-    """InputError on what a stage would refuse by itself, hours later."""
+    """InputError on what a stage of the run would refuse by itself, hours later."""
     if recipe.deduplicate:
         check_dedup(recipe.dedup)
-    for config in (recipe.embed, recipe.retrieve, recipe.score, recipe.evaluate):
-        check_precision(config.precision)
-    if recipe.retriever != LEXICAL:
+    stages, lexical = stages_of(recipe), recipe.retriever == LEXICAL
+    for stage in ("embed", "retrieve", "score", "evaluate"):
+        check_precision(getattr(recipe, stage).precision, f"{stage}.precision")
+    if lexical:
+        check_retrieve(dataclasses.replace(recipe.retrieve, corpus_examples=0))  # as a run does
+    else:
+        check_retrieve(recipe.retrieve)
         check_index(recipe.index)
-    check_lm_ft(recipe.lm_ft)
-    check_score(recipe.score)
-    check_r_ft(recipe.r_ft)
+    if not lexical and recipe.index.kind == LEXICAL:
+        raise InputError("index.kind='bm25' searches words and no vectors; give --retriever bm25")
+    for stage, config, check in (
+        ("lm-ft", recipe.lm_ft, check_lm_ft),
+        ("score", recipe.score, check_score),
+        ("r-ft", recipe.r_ft, check_r_ft),
+    ):
+        if stage in stages:
+            check(config)
     check_variant(base_variant(recipe))
 
 

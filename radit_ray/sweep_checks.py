@@ -34,14 +34,17 @@ KINDS = {  # kind -> what its --values are
 }
 MAX_SEED = 40_000  # engines.study multiplies it, and samplers take 32 bits
 GENERATED = ("world", "snapshot", "num_distractors")  # fields that decide what inputs are made
-UNLIKE = ("name", "seeds", "evaluate.split", "evaluate.tasks", "evaluate.limit", "evaluate.seed")
+UNLIKE = (  # fields that decide which questions are measured, or what a trial is called
+    *("name", "seeds"),
+    *(f"evaluate.{name}" for name in ("split", "tasks", "limit", "seed")),
+    *(f"retrieve.{name}" for name in ("limit", "seed", "dev_share", "eval_share")),
+)
 UNSEEN = ("resources", "reuse")  # fields that no result depends on, only its cost
 BEHIND = {  # variant of the objective -> trainings that it comes from
     "lm-ft": ("lm-ft",),
     "r-ft": ("r-ft",),
     "radit": ("lm-ft", "r-ft"),
 }
-RANKED_BY = ("score.k", "retrieve.k")  # fields that decide how many chunks a dev look ranks
 CLOSED_BOOK = ("closed-book", "it")  # variants that are shown no chunk
 CHECKED = 500  # combinations of a space that are looked at one by one before any work
 
@@ -202,15 +205,20 @@ def _check_stopping(sweep: Sweep) -> None:
             f"--stop-early with objective {bare[0]}: no training that is watched decides it; give "
             f"one of {', '.join(BEHIND)}"
         )
-    trainings = (
-        {name for key in sweep.objectives for name in BEHIND[key.rpartition(".")[0]]}
-        if sweep.stop_early
-        else set()
-    )
-    if "r-ft" in trainings and (deeper := [name for name in RANKED_BY if name in sweep.space]):
-        raise InputError(
-            f"--stop-early with --space {deeper[0]}: R-ft's MRR on dev is over as many chunks, so "
-            "trials with fewer would be behind whatever they learn; leave one of them out"
-        )
+    if sweep.stop_early:
+        _check_looks(sweep)
     if sweep.stop_early and not sweep.recipe.cycles and "cycles" not in sweep.space:
         raise InputError("--stop-early with cycles=0: there is no training to stop")
+
+
+def _check_looks(sweep: Sweep) -> None:
+    """InputError where R-ft's looks at dev are over more chunks in one trial than in another."""
+    decided = {
+        name for objective in sweep.objectives for name in BEHIND[objective.rpartition(".")[0]]
+    }
+    by = "score.k" if sweep.recipe.score.k or "score.k" in sweep.space else "retrieve.k"
+    if "r-ft" in decided and by in sweep.space:
+        raise InputError(
+            f"--stop-early with --space {by}: R-ft's MRR on dev is over as many chunks, so trials "
+            "with fewer would be behind whatever they learn; leave one of them out"
+        )

@@ -30,10 +30,12 @@ from radit_ray.engines.doctor import environment
 from radit_ray.engines.references import model_input, num_parameters, retriever_input
 from radit_ray.engines.study import Choices, Range, Space, Study
 from radit_ray.engines.sweep import Watch, check_parallel, run_study, trial_resources
-from radit_ray.recipes import Recipe
+from radit_ray.models.faiss_shard import gpu_kinds
+from radit_ray.models.presets import LEXICAL
+from radit_ray.recipes import Recipe, override
 from radit_ray.runs import Run
 from radit_ray.stages.chunk import chunk
-from radit_ray.sweep_checks import BEHIND, check_sweep
+from radit_ray.sweep_checks import BEHIND, check_sweep, combinations
 from radit_ray.trials import Trial, digest_of, trial_name
 
 FIELDS = {"cycles": "cycles", "lms": "lm", "retrievers": "retriever"}
@@ -74,6 +76,14 @@ class Sweep:
             raise InputError(f"--space {FIELDS[self.kind]} and --values say the same; give one")
         return {FIELDS[self.kind]: Choices(self.values), **space}
 
+    def swept(self, name: str) -> Sequence[Any]:
+        """What trials have in a field: its values, the recipe's own where it is not swept."""
+        field = self.whole_space().get(name)
+        if isinstance(field, Range):
+            ends = (field.low, field.high)
+            return range(int(field.low), int(field.high) + 1) if field.whole else ends
+        return field.values if field is not None else (_plain(self.recipe, name),)
+
     def curve(self) -> Curve | None:
         """What is changed within a trial."""
         if self.kind not in CURVES:
@@ -98,9 +108,7 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
     """
     check_sweep(sweep)
     recipe = dataclasses.replace(sweep.recipe, resources=trial_resources(sweep.recipe.resources))
-    shards = sweep.space.get("index.num_shards", Choices((str(recipe.index.num_shards),)))
-    most = max(map(int, shards.values)) if isinstance(shards, Choices) else int(shards.high)
-    check_parallel(sweep.num_parallel, recipe.resources, most)
+    check_parallel(sweep.num_parallel, recipe.resources, gpu_shards(sweep))
     url = sweep.storage or f"sqlite:///{_local(sweep.output)}/study.db"
     with alone(sweep.output):
         _check_sizes(sweep, recipe)
@@ -152,6 +160,14 @@ def watch_of(sweep: Sweep, trial: Trial) -> Watch:
     return Watch(folder=trial.history, metrics={name: WATCHED[name] for name in trainings})
 
 
+def gpu_shards(sweep: Sweep) -> list[int]:
+    """Numbers of index shards that trials search on GPUs; 0 where they do not."""
+    dense = any(retriever != LEXICAL for retriever in sweep.swept("retriever"))
+    if not dense or not set(sweep.swept("index.kind")) & set(gpu_kinds()):
+        return [0]
+    return [int(number) for number in sweep.swept("index.num_shards")]
+
+
 def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
     """InputError where a value asks for more than a corpus has, or for a part of it that holds
     fewer chunks than are shown; cut into chunks, which all trials share, it says how much that is.
@@ -160,12 +176,12 @@ def _check_sizes(sweep: Sweep, recipe: Recipe) -> None:
     if sweep.kind not in sizes:
         return
     least = min(map(int, sweep.values))
-    shown = sweep.space.get("k_infer", Choices((str(recipe.k_infer),)))
-    fewest = min(map(int, shown.values)) if isinstance(shown, Choices) else int(shown.low)
-    swept = sweep.space.get("corpus")
-    for corpus in swept.values if isinstance(swept, Choices) else (recipe.corpus,):
+    fewest = min(map(int, sweep.swept("k_infer"))) if sweep.kind == "corpus" else 0
+    first = combinations(sweep.whole_space())[0]
+    for corpus in sweep.swept("corpus"):
         # "auto" and seeds play no part in it: the artifact is the one that the trials read
-        made = Run(recipe, sweep.output).artifact(chunk, recipe.chunk, corpus=corpus)
+        run = Run(override(recipe, {**first, "corpus": corpus}), sweep.output)
+        made = run.artifact(chunk, run.recipe.chunk, corpus=corpus)
         count = made.metrics[sizes[sweep.kind]]
         chunks = made.metrics["num_chunks"] / max(1, made.metrics["num_documents"]) * least
         if sweep.kind == "corpus" and chunks < fewest:
@@ -189,12 +205,7 @@ def about_of(sweep: Sweep) -> dict[str, Any]:
     del plain["resources"], plain["reuse"]  # the clock's alone: may change between two starts
     shares = {name: getattr(recipe.retrieve, name) for name in ("seed", "dev_share", "eval_share")}
     dated = [fingerprint_of(read_examples(f"eval={file}")) for file in sweep.dated if file]
-    space = sweep.whole_space()
-
-    def swept(name: str) -> Sequence[str]:
-        field = space.get(name)
-        return field.values if isinstance(field, Choices) else (_plain(recipe, name),)
-
+    swept = sweep.swept
     corpora = [*swept("corpus"), *(sweep.values if sweep.kind == "snapshot" else ())]
     judges = [lm for lm in swept("score.lm") if lm]  # "" = the base LM
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -516,6 +517,15 @@ def cycle_results() -> dict[str, Any]:
     fields = {name: measured[name] for name in ("num_questions", "variants", "contrasts")}
     claims = cycles.claims(measured["contrasts"], 2)
     return results_of("oq3", **fields, claims=claims, steps=steps, seed_noise=noise)
+
+
+def test_a_claim_of_one_training_says_so() -> None:
+    several = cycle_results()
+    pages = [page("oq3", {"demo": {**several, "seeds": seeds}}) for seeds in ([0, 1], [0])]
+    for name, claim in several["claims"].items():
+        row = rf"\| {name} +\| [^|]+\| [^|]+\| {claim['verdict']}"
+        assert re.search(rf"{row} +\|", pages[0])
+        assert re.search(rf"{row} \(one training\) +\|", pages[1])
 
 
 def test_a_page_holds_what_its_data_file_holds_and_prose_stays(tmp_path: Path) -> None:

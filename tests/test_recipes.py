@@ -195,18 +195,23 @@ def test_values_of_a_stage_are_checked_before_any_work(
     lm, retriever = tiny_models
     recipe = dataclasses.replace(own(), lm=lm, retriever=retriever, **tiny_world(tmp_path))
     one = {"retrieve.k": 1, "k_infer": 1, "lm_ft.k_train": 1}
-    check_recipe(override(recipe, {**one, "cycles": 0}))
+    check_recipe(override(recipe, {**one, "cycles": 0, "score.k": 1}))  # nothing is scored
+    check_recipe(override(recipe, {"retriever": "bm25", "r_ft.lr": 0.0, "index.kind": "bm25"}))
     for changes, message in (
         ({"lm_ft.select_by": "em"}, "select_by='em'"),
         ({"r_ft.direction": "r_to_l"}, "direction='r_to_l'"),
-        ({"lm_ft.schedule": "linaer"}, "schedule='linaer'; did you mean 'linear'"),
-        ({"r_ft.schedule": "step"}, "schedule='step' (one of: cosine, linear)"),
-        ({"r_ft.lr": 0.0}, "lr=0.0; expected a rate above 0"),
-        ({"lm_ft.precision": "fp16"}, "precision='fp16' of a training"),
-        ({"embed.precision": "half"}, "precision 'half' is unknown"),
-        ({"score.precision": "fp8"}, "precision 'fp8' is unknown"),
+        ({"lm_ft.schedule": "linaer"}, "lm_ft.schedule='linaer'; did you mean 'linear'"),
+        ({"r_ft.schedule": "step"}, "r_ft.schedule='step' (one of: cosine, linear)"),
+        ({"r_ft.lr": 0.0}, "r_ft.lr=0.0; expected a rate above 0"),
+        ({"lm_ft.precision": "fp16"}, "lm_ft.precision='fp16'; did you mean 'bf16'"),
+        ({"embed.precision": "half"}, "embed.precision 'half' is unknown"),
+        ({"score.precision": "fp8"}, "score.precision 'fp8' is unknown"),
         ({"ensemble": "answer"}, "unknown ensemble 'answer'; did you mean 'answers'"),
         ({"index.kind": "flatt"}, "unknown index kind 'flatt'; did you mean 'flat'"),
+        ({"index.kind": "bm25"}, "index.kind='bm25' searches words"),
+        ({"index.num_shards": 0}, "num_shards=0 of IndexConfig; expected at least 1"),
+        ({"retrieve.keep_gold": True}, "keep_gold needs num_documents"),
+        ({"retrieve.num_documents": 9}, "num_documents and corpus_examples do not go together"),
         ({"score.k": 1}, "score.k=1: of one chunk"),
         ({"score.corpus_share": 3.0}, "corpus_share=3.0, expected 0 to 1"),
         (one, "retrieve.k=1: of one chunk"),

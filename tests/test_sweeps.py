@@ -29,7 +29,7 @@ from radit_ray.recipe_checks import check_recipe
 from radit_ray.recipes import Recipe, override, own
 from radit_ray.report.sweeps import best, page, render
 from radit_ray.sweep_checks import check_sweep
-from radit_ray.sweeps import Sweep, about_of, in_order, records_of, run_sweep, watch_of
+from radit_ray.sweeps import Sweep, about_of, gpu_shards, in_order, records_of, run_sweep, watch_of
 from radit_ray.trials import Trial, measured_variants, trial_name
 
 SETTINGS = {
@@ -75,6 +75,11 @@ def sweep_of(recipe: Recipe, output: str, **changes: Any) -> Sweep:
             {**CUSTOM, "space": {"score.k": Choices(("2", "3"))}, "stop_early": "median"},
             "--stop-early with --space score.k: R-ft's MRR on dev is over as many chunks",
         ),
+        (
+            {**CUSTOM, "space": {"retrieve.k": Choices(("3", "5"))}, "stop_early": "median"},
+            "--stop-early with --space retrieve.k: R-ft's MRR",
+        ),
+        ({"space": {"retrieve.limit": Choices(("2", "5"))}}, "not be measured alike"),
         ({"kind": "corpus", "values": ("0",)}, "value '0' of a corpus sweep"),
         ({"kind": "custom"}, "a custom sweep takes --space"),
         ({"kind": "custom", "values": ()}, "a custom sweep takes --space"),
@@ -263,6 +268,26 @@ def test_every_lm_is_looked_into_before_any_is_tuned(recipe: Recipe, tmp_path: P
         check_sweep(sweep_of(recipe, str(tmp_path), **swept))
 
 
+def test_a_deeper_ranking_for_lm_ft_alone_may_be_stopped_early(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """R-ft's looks are over `score.k` chunks in every trial."""
+    space = {"retrieve.k": Choices(("3", "5"))}
+    made = sweep_of(override(recipe, {"score.k": 2}), str(tmp_path), **{**CUSTOM, "space": space})
+    check_sweep(dataclasses.replace(made, stop_early="median"))
+
+
+def test_index_shards_are_counted_where_gpus_search_them(recipe: Recipe, tmp_path: Path) -> None:
+    def shards(**space: tuple[str, ...]) -> list[int]:
+        named = {name.replace("__", "."): Choices(values) for name, values in space.items()}
+        return gpu_shards(sweep_of(recipe, str(tmp_path), **{**CUSTOM, "space": named}))
+
+    assert shards(r_ft__lr=("1e-3",)) == [recipe.index.num_shards]
+    assert shards(index__num_shards=("4", "8")) == [4, 8]
+    assert shards(index__num_shards=("4", "8"), index__kind=("hnsw", "sq")) == [0]
+    assert shards(retriever=("bm25",)) == [0]
+
+
 @pytest.mark.parametrize(
     ("objective", "trainings"),
     [("lm-ft.em", ["lm-ft"]), ("r-ft.recall@1", ["r-ft"]), ("radit.em", ["lm-ft", "r-ft"])],
@@ -361,7 +386,8 @@ def test_each_swept_corpus_has_to_hold_as_much(
 ) -> None:
     small = tiny.write_jsonl(tmp_path / "small.jsonl", tiny.documents()[:20])
     space = {"corpus": Choices((recipe.corpus, small))}
-    sweep = sweep_of(recipe, str(tmp_path / "out"), kind="corpus", values=("30",), space=space)
+    bare = dataclasses.replace(recipe, corpus="")  # the swept ones are all there are
+    sweep = sweep_of(bare, str(tmp_path / "out"), kind="corpus", values=("30",), space=space)
     with pytest.raises(InputError, match=r"the corpus .*small\.jsonl has 20 documents"):
         run_sweep(sweep)
     made = [path.name[:6] for path in (tmp_path / "out/artifacts").iterdir()]

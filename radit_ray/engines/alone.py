@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 
@@ -65,7 +66,8 @@ def _actor(output: str) -> Iterator[None]:
         except ValueError:  # the name is taken
             if time.monotonic() > until:
                 raise _refused(output) from None
-            time.sleep(1.0)
+            print(f"radit: {output} is held; waiting for a killed process to go", file=sys.stderr)
+            time.sleep(GONE_S / 4)
     try:
         yield
     finally:

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import logging
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from radit_ray.core.errors import InputError, nearest, redacted
+from radit_ray.core.errors import InputError, nearest
+from radit_ray.engines.study_storage import check_same, open_stored
 
 SAMPLERS = ("grid", "random", "tpe")
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 # share of earlier trials, in percent, of which one may be behind before it is stopped
 STOPPERS = {"median": 50.0, "quartile": 75.0}
-NAMED = 3  # fields that an error names of all that differ
 COMPARED = 4  # earlier trials that must have come as far, or none is stopped
 
 
@@ -151,30 +148,21 @@ class Study:
         """
         check_settings(space, objectives, sampler, num_trials)
         check_stopper(stop_early, objectives)
-        study = _stored(storage, objectives, stop_early, (about or {}).get("output", ""))
-        record = json.loads(
-            json.dumps(
-                {
-                    "space": {name: dataclasses.asdict(values) for name, values in space.items()},
-                    "objectives": objectives,
-                    "sampler": sampler,
-                    "seed": seed,
-                    **({"stop_early": stop_early} if stop_early else {}),
-                    **(about or {}),
-                }
-            )
+        study = open_stored(
+            storage,
+            name=f"radit {(about or {}).get('output', '')}".strip(),
+            directions=[DIRECTIONS[direction] for direction in objectives.values()],
+            pruner=_pruner(stop_early),
         )
-        known = study.user_attrs.get("radit")
-        if known is None:
-            study.set_user_attr("radit", record)
-        elif known != record:
-            found = list(_differing(known, record))
-            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-            raise InputError(
-                f"{redacted(storage)} holds a study of another {', '.join(found[:NAMED])}{more}; "
-                "choose another --output and --storage, or the settings (and the version of "
-                "radit-ray) it was begun with"
-            )
+        record = {
+            "space": {name: dataclasses.asdict(values) for name, values in space.items()},
+            "objectives": dict(objectives),
+            "sampler": sampler,
+            "seed": seed,
+            **({"stop_early": stop_early} if stop_early else {}),
+            **(about or {}),
+        }
+        check_same(study, record, storage)
         made = cls(study, space, sampler, num_trials, seed)
         made._take_up()
         return made
@@ -300,64 +288,15 @@ class Study:
                 settled.append(params)
 
 
-def _differing(known: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """`field (what the study has, here what is asked for)`, dotted, of each that differs."""
-    for name in {**now, **known}:
-        was, here = known.get(name), now.get(name)
-        if isinstance(was, dict) and isinstance(here, dict):
-            yield from _differing(was, here, f"{path}{name}.")
-        elif was != here:
-            shown = [
-                textwrap.shorten(json.dumps(value), 60, placeholder="...") for value in (was, here)
-            ]
-            yield f"{path}{name} ({shown[0]}, here {shown[1]})"
-
-
-def _stored(storage: str, objectives: Mapping[str, str], stop_early: str, output: str) -> Any:
-    """Optuna's study of that output in that storage, which may hold others, new or known;
-    InputError where it cannot be used.
-    """
+def _pruner(stop_early: str) -> Any:
+    """What Optuna holds a trial's looks against, by one of STOPPERS; "" = nothing."""
     import optuna
-    from sqlalchemy.exc import SQLAlchemyError
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    study_name = f"radit {output}".strip()
-    if storage.split(":")[0].split("+")[0] == "sqlite" and storage.partition("///")[2] in (
-        "",
-        ":memory:",
-    ):
-        raise InputError(
-            f"--storage {storage}: a database in memory is gone with its process; expected "
-            "sqlite:///FILE or a server's URL"
-        )
-    pruner: Any = optuna.pruners.NopPruner()
-    if stop_early:
-        pruner = optuna.pruners.PercentilePruner(
-            STOPPERS[stop_early], n_startup_trials=COMPARED, n_min_trials=COMPARED
-        )
-    try:
-        return optuna.create_study(
-            study_name=study_name,
-            # a server may have dropped a connection while a trial took hours
-            storage=optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True}),
-            directions=[DIRECTIONS[direction] for direction in objectives.values()],
-            load_if_exists=True,
-            pruner=pruner,
-        )
-    except (
-        ImportError,
-        ValueError,  # a URL of no database
-        RuntimeError,  # tables of another Optuna
-        SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-    ) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise InputError(
-            f"--storage {redacted(storage)} cannot be used ({redacted(reason)}); expected an "
-            "SQLAlchemy URL such as sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME of a "
-            "database that answers, and its driver installed"
-        ) from None
+    if not stop_early:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.PercentilePruner(
+        STOPPERS[stop_early], n_startup_trials=COMPARED, n_min_trials=COMPARED
+    )
 
 
 def check_stopper(name: str, objectives: Mapping[str, str]) -> None:

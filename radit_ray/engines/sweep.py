@@ -136,9 +136,12 @@ def run_study(
         raise KeyboardInterrupt
 
 
-def check_parallel(num_parallel: int, resources: Resources, num_shards: int = 1) -> None:
+def check_parallel(
+    num_parallel: int, resources: Resources, num_shards: Sequence[int] = (0,)
+) -> None:
     """InputError where so many trials at once would take each other's CPUs or GPUs and wait for
-    ever: each needs its workers, itself, and one CPU for the tasks that read; and `trial_gpus`.
+    ever: each needs its workers, itself, and one CPU for the tasks that read; and `trial_gpus` of
+    any of `num_shards`, the index shards that trials search on GPUs.
     """
     if num_parallel == 1:
         return
@@ -151,7 +154,7 @@ def check_parallel(num_parallel: int, resources: Resources, num_shards: int = 1)
             "CPUs: its workers and 1.1 beside them"
         )
     gpus = float(ray.cluster_resources().get("GPU", 0))
-    needed = trial_gpus(resources, num_shards, gpus)
+    needed = max(trial_gpus(resources, number, gpus) for number in num_shards)
     if num_parallel * needed > gpus:
         raise InputError(
             f"num_parallel={num_parallel} on {gpus:g} GPUs; each trial at once needs {needed:g}: "

@@ -97,14 +97,16 @@ def lr_at(loop: Loop, step: int) -> float:
     return loop.end_lr + (loop.lr - loop.end_lr) * left
 
 
-def check_training(*, schedule: str, lr: float, precision: str) -> None:
-    """InputError on a learning rate that `lr_at` cannot give, or a precision that no engine has."""
+def check_training(what: str, *, schedule: str, lr: float, precision: str) -> None:
+    """InputError on a learning rate that `lr_at` cannot give, or a precision that no engine has;
+    `what`: of which training.
+    """
     if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r} of a training{nearest(precision, PRECISIONS)}")
+        raise InputError(f"{what}.precision={precision!r}{nearest(precision, PRECISIONS)}")
     if schedule not in SCHEDULES:
-        raise InputError(f"schedule={schedule!r}{nearest(schedule, SCHEDULES)}")
+        raise InputError(f"{what}.schedule={schedule!r}{nearest(schedule, SCHEDULES)}")
     if lr <= 0:
-        raise InputError(f"lr={lr}; expected a rate above 0")
+        raise InputError(f"{what}.lr={lr}; expected a rate above 0")
 
 
 def fit(
@@ -124,7 +126,6 @@ def fit(
     InputError where workers do not fit or the task refuses its input. A lost worker restarts the
     group from the last checkpoint.
     """
-    check_training(schedule=loop.schedule, lr=loop.lr, precision=loop.precision)
     if loop.steps < 1:
         raise InputError(f"steps={loop.steps}; expected at least 1 step")
     folder = storage.join(work.output, "resume")

@@ -52,11 +52,11 @@ def resolve_precision(precision: str = "auto", device: str | torch.device = "cpu
     return precision
 
 
-def check_precision(precision: str) -> None:
+def check_precision(precision: str, what: str = "precision") -> None:
     """InputError on a name that `resolve_precision` does not know."""
     known = ("auto", *_DTYPES)
     if precision not in known:
-        raise InputError(f"precision {precision!r} is unknown{nearest(precision, known)}")
+        raise InputError(f"{what} {precision!r} is unknown{nearest(precision, known)}")
 
 
 def _cpu_flags() -> set[str]:

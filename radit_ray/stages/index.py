@@ -64,6 +64,7 @@ class IndexConfig:
     seed: int = 0
 
     BOUNDS: ClassVar[Bounds] = {
+        "num_shards": (1, None),
         "nlist": (0, None),
         "pq_bytes": (0, None),
         "hnsw_links": (2, 1024),

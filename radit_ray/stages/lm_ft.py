@@ -305,7 +305,7 @@ def _beside(output: str) -> str | None:
 def check_lm_ft(config: LmFtConfig) -> None:
     """InputError on values that cannot be, before any work."""
     check_bounds(config, config.BOUNDS)
-    check_training(schedule=config.schedule, lr=config.lr, precision=config.precision)
+    check_training("lm_ft", schedule=config.schedule, lr=config.lr, precision=config.precision)
     if config.select_by not in SELECT_BY:
         raise InputError(f"select_by={config.select_by!r}{nearest(config.select_by, SELECT_BY)}")
     if config.lora_export == "adapter" and not config.lora_rank:

@@ -345,7 +345,7 @@ def _fitted_t_r(scored: Input) -> float:
 def check_r_ft(config: RFtConfig) -> None:
     """InputError on values that cannot be, before any work."""
     check_bounds(config, config.BOUNDS)
-    check_training(schedule=config.schedule, lr=config.lr, precision=config.precision)
+    check_training("r_ft", schedule=config.schedule, lr=config.lr, precision=config.precision)
     if config.answer_score not in TAU_DEFAULTS:
         raise InputError(
             f"answer_score={config.answer_score!r}{nearest(config.answer_score, TAU_DEFAULTS)}"

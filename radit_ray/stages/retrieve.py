@@ -112,7 +112,7 @@ def retrieve(
     recall@k by answer string. InputError on k larger than the index, a width that differs from it,
     bad example rows.
     """
-    check_bounds(config, config.BOUNDS)
+    check_retrieve(config)
     check_bounds(resources, resources.BOUNDS)
     source = artifact_input(index, "index")
     found = (
@@ -191,6 +191,18 @@ def retrieve(
         return work.finish(resources=resources, metrics=metrics)
 
 
+def check_retrieve(config: RetrieveConfig) -> None:
+    """InputError on values that cannot be, before any work."""
+    check_bounds(config, config.BOUNDS)
+    if config.keep_gold and not config.num_documents:
+        raise InputError("keep_gold needs num_documents: a whole corpus keeps every chunk")
+    if config.num_documents and config.corpus_examples:
+        raise InputError(
+            "num_documents and corpus_examples do not go together: examples are cut from the "
+            "whole corpus; set corpus_examples=0"
+        )
+
+
 def shard_gpus(resources: Resources, index: Input) -> tuple[Resources, float]:
     """(what is left for the workers, share of a GPU for each shard's actor): shards that search
     vectors get as much as a worker, where the cluster has that much for all of them and a worker.
@@ -215,14 +227,7 @@ def shard_gpus(resources: Resources, index: Input) -> tuple[Resources, float]:
 def _prefix(config: RetrieveConfig, found: list[dict[str, Any]]) -> Prefix | None:
     """The part of the corpus that is searched; None for all of it."""
     if not config.num_documents:
-        if config.keep_gold:
-            raise InputError("keep_gold needs num_documents: a whole corpus keeps every chunk")
         return None
-    if config.corpus_examples:
-        raise InputError(
-            "num_documents and corpus_examples do not go together: examples are cut from the "
-            "whole corpus; set corpus_examples=0"
-        )
     kept = frozenset(name for row in found for name in row["gold_ids"]) if config.keep_gold else ()
     if config.keep_gold and not kept:
         raise InputError("keep_gold needs examples with gold_ids; these have none")

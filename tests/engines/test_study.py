@@ -236,15 +236,19 @@ def test_contradictions_and_another_study_are_one_line(tmp_path: Path) -> None:
             Study.open(storage, grid, {"em": "max"})
         assert "secret" not in str(found.value)
         assert "\n" not in str(found.value)
-    for storage in ("sqlite://", "sqlite:///:memory:"):
+    for storage in ("sqlite://", "sqlite:///:memory:", "sqlite:///:memory:?cache=shared"):
         with pytest.raises(InputError, match="a database in memory is gone with its process"):
             Study.open(storage, grid, {"em": "max"})
-    whole = {"recipe": {"lm_ft": {"lr": 1e-5, "steps": 9}}, "corpus": [1]}
+    hashes = [letter * 64 for letter in "abc"]
+    whole = {"recipe": {"lm_ft": {"lr": 1e-5, "steps": 9}}, "lm": hashes[:2]}
     Study.open(url(tmp_path), grid, {"em": "max"}, about=whole)
-    other = {"recipe": {"lm_ft": {"lr": 2e-5, "steps": 9}, "cycles": 2}, "corpus": [2]}
+    other = {"recipe": {"lm_ft": {"lr": 2e-5, "steps": 9}, "cycles": 2}, "lm": hashes[1:]}
     told = (
-        'study.db holds a study of another space.k.values (["1", "3"], here ["1"]), '
-        "recipe.lm_ft.lr (1e-05, here 2e-05), recipe.cycles (null, here 2) and 1 more; choose"
+        "study.db holds a study of another recipe.lm_ft.lr (1e-05, here 2e-05), "
+        'recipe.cycles (null, here 2), lm (["aaaaaaaaaaaa"], here ["cccccccccccc"]); choose'
     )
     with pytest.raises(InputError, match=re.escape(told)):
-        Study.open(url(tmp_path), {"k": Choices(("1",))}, {"em": "max"}, about=other)
+        Study.open(url(tmp_path), grid, {"em": "max"}, about=other)
+    told = 'space.k.values (["1", "3"], here ["5"]), recipe.lm_ft.lr (1e-05, here 2e-05), recipe'
+    with pytest.raises(InputError, match=re.escape(told) + ".* and 1 more; choose"):
+        Study.open(url(tmp_path), {"k": Choices(("5",))}, {"em": "max"}, about=other)
