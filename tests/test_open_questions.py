@@ -516,7 +516,24 @@ def cycle_results() -> dict[str, Any]:
     noise = {name: cycles.seed_noise(tables[name]) for name in names}
     fields = {name: measured[name] for name in ("num_questions", "variants", "contrasts")}
     claims = cycles.claims(measured["contrasts"], 2)
+    pairs = [("lm-1.r-1", "cycle-1"), ("lm-1.r-2", "single-2"), ("lm-2.r-1", "replug")]
+    halves = {
+        name: measured["variants"][other] for name, other in [*pairs, ("lm-2.r-2", "cycle-1")]
+    }
+    fields["crossed"] = {"base": halves}
     return results_of("oq3", **fields, claims=claims, steps=steps, seed_noise=noise)
+
+
+def test_lms_and_retrievers_of_two_cycles_stand_in_one_table() -> None:
+    results = cycle_results()
+    halves = results["crossed"]["base"]
+    cells = [
+        f"{halves[name]['em']['value']:.3f}, {halves[name]['nll']['value']:.3f}"
+        for name in ("lm-2.r-1", "lm-2.r-2")
+    ]
+    text = page("oq3", {"demo": results})
+    assert "later ones from `base` (em, nll)" in text
+    assert re.search(rf"\| lm-2 +\| {cells[0]} +\| {cells[1]} +\|", text)
 
 
 def test_a_claim_of_one_training_says_so() -> None:
@@ -763,6 +780,13 @@ def test_more_cycles_on_a_tiny_world(recipe: Recipe, ray_cluster: None, tmp_path
     # of each seed: cycle 1, one more cycle from either start, one pass
     assert made.count("lm-ft") == made.count("r-ft") == 8
     assert "cycle-2-base - single-2" in page("oq3", {"own": results})
+    for init in cycles.INITS:  # on the diagonal stand the cycles themselves
+        halves = results["crossed"][init]
+        assert list(halves) == ["lm-1.r-1", "lm-1.r-2", "lm-2.r-1", "lm-2.r-2"]
+        for number, name in ((1, "cycle-1"), (2, f"cycle-2-{init}")):
+            assert halves[f"lm-{number}.r-{number}"]["nll"] == results["variants"][name]["nll"]
+        recalls = [halves[f"lm-{n}.r-2"]["recall@1"] for n in (1, 2)]
+        assert recalls[0] == recalls[1]  # the retriever's alone
     assert set(results["seed_noise"]) == set(results["variants"]) - {"replug"}
 
 

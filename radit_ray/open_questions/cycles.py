@@ -15,12 +15,14 @@ from typing import Any
 
 from radit_ray.data import storage
 from radit_ray.data.artifacts import read_manifest
-from radit_ray.engines.measuring import Rows, read_predictions
+from radit_ray.engines.measuring import Rows, mean_over_seeds, measure, read_predictions
 from radit_ray.open_questions.base import (
     Job,
     Lines,
     Question,
+    answered,
     power_text,
+    predictions,
     runs_of,
     tokens_of,
     trained,
@@ -39,7 +41,7 @@ DECIDES = "nll"  # the metric of the claims: exact match is near its ceiling aft
 
 def more_cycles(job: Job, num_cycles: int = NUM_CYCLES) -> dict[str, Any]:
     """Variants `cycle-1`, `cycle-2-base`, `cycle-2-previous`, `single-2`, ...; contrasts between
-    them; steps of each; the scatter over seeds.
+    them; steps of each; LMs and retrievers of two cycles together; the scatter over seeds.
     """
     tables: dict[str, list[Rows]] = {}
     steps: dict[str, Any] = {}
@@ -47,6 +49,7 @@ def more_cycles(job: Job, num_cycles: int = NUM_CYCLES) -> dict[str, Any]:
     tables["replug"] = [read_predictions(runs[0].evaluated, "replug")]
     tables["cycle-1"] = [read_predictions(run.evaluated, "radit") for run in runs]
     steps["cycle-1"] = [steps_of(run, 1) for run in runs]
+    halves: dict[str, Any] = {}
     for init in INITS:
         changed = lean(job.recipe, cycles=num_cycles, cycle_init=init)
         looped = runs_of(job, f"cycles-{init}", changed)
@@ -55,6 +58,7 @@ def more_cycles(job: Job, num_cycles: int = NUM_CYCLES) -> dict[str, Any]:
             variant = "radit" if number == num_cycles else f"radit-cycle-{number - 1}"
             tables[name] = [read_predictions(run.evaluated, variant) for run in looped]
             steps[name] = [steps_of(run, number) for run in looped]
+        halves[init] = crossed(looped)
     for number in range(2, num_cycles + 1):
         wanted = steps[f"cycle-{number}-{INITS[0]}"]
         single = runs_of(job, f"single-{number}", in_one_pass(job.recipe, wanted[0], runs[0]))
@@ -69,12 +73,35 @@ def more_cycles(job: Job, num_cycles: int = NUM_CYCLES) -> dict[str, Any]:
         "contrasts": measured["contrasts"],
         "claims": claims(measured["contrasts"], num_cycles),
         "steps": steps,
+        "crossed": halves,
         "seed_noise": {
             name: seed_noise(of_tasks(found, job.recipe))
             for name, found in tables.items()
             if len(found) > 1
         },
     }
+
+
+def crossed(looped: Sequence[Run]) -> dict[str, Any]:
+    """{`lm-I.r-J`: {metric: {value, low, high}}}: the LM of each cycle with the chunks of each
+    cycle's retriever, to look at: which half brings what a cycle brings. Means over seeds.
+    """
+    tables: dict[str, list[Rows]] = {}
+    for run in looped:
+        known = {variant.name: variant for variant in run.evaluation().variants}
+        earlier = [known[f"radit-cycle-{number}"] for number in range(len(run.done) - 1)]
+        pairs = list(enumerate([*earlier, known["radit"]], start=1))
+        mixed = [
+            dataclasses.replace(of_lm, name=f"lm-{i}.r-{j}", ranked=of_retriever.ranked)
+            for (i, of_lm), (j, of_retriever) in itertools.product(pairs, pairs)
+        ]
+        for name, rows in predictions(answered(run, mixed), [v.name for v in mixed]).items():
+            tables.setdefault(name, []).append(rows)
+    recipe = looped[0].recipe
+    means = {name: mean_over_seeds(of_tasks(found, recipe)) for name, found in tables.items()}
+    config = recipe.evaluate
+    found = measure(means, contrasts=(), num_samples=config.bootstrap, seed=config.seed)
+    return dict(found["variants"])
 
 
 def contrasts(num_cycles: int) -> list[str]:
@@ -198,11 +225,13 @@ def estimate(job: Job, run: Run, num_cycles: int = NUM_CYCLES) -> Lines:
     results = storage.read_json(storage.join(run.folder, "results.json"))
     questions = sum(s["rows"] for n, s in results["stages"].items() if n == "evaluate")
     answers = questions * tokens_of(run, "radit") * unit["evaluate_token"]
+    others = num_cycles * (num_cycles - 1)
     cycle = unit["lm-ft"] + unit["score"] + unit["r-ft"] + search + unit["retrieve"]
     lines: Lines = [
         ("later cycle", seeds * len(INITS) * (num_cycles - 1), cycle),
         ("search with corpus examples", seeds, unit["retrieve"]),
         ("evaluation of cycles", seeds * len(INITS), (num_cycles + 1) * answers),
+        ("LM with another cycle's retriever", seeds * len(INITS) * others, answers),
     ]
     for number in range(2, num_cycles + 1):
         each = number * (unit["lm-ft"] + unit["r-ft"]) + search + 2 * answers

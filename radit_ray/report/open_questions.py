@@ -197,6 +197,9 @@ def _cycles(results: Results) -> Iterator[str]:
         ]
         yield "Does a cycle help? (NLL; the rule stands above)"
         yield text_table(["trained as", "p", "adjusted", "verdict"], rows, True)
+    for init, found in results.get("crossed", {}).items():
+        yield f"LMs and retrievers of two cycles together, later ones from `{init}` (em, nll):"
+        yield _crossed(found)
     if results["seed_noise"]:
         metrics = list(next(iter(results["seed_noise"].values())))
         rows = [
@@ -207,6 +210,22 @@ def _cycles(results: Results) -> Iterator[str]:
         yield text_table(["trained as", *metrics], rows, True)
     yield contrasts_table(results["contrasts"])
     yield power_table(results["contrasts"])
+
+
+def _crossed(found: Mapping[str, Any]) -> str:
+    """A row for the LM of each cycle, a column for each cycle's retriever."""
+    lms, retrievers = (list(dict.fromkeys(name.split(".")[n] for name in found)) for n in (0, 1))
+    rows = [
+        [
+            lm,
+            *(
+                ", ".join(f"{found[f'{lm}.{r}'][m]['value']:.3f}" for m in ("em", "nll"))
+                for r in retrievers
+            ),
+        ]
+        for lm in lms
+    ]
+    return text_table(["", *retrievers], rows, True)
 
 
 def _claimed(results: Results, claim: Mapping[str, Any]) -> str:
