@@ -103,19 +103,9 @@ def test_a_detectable_difference_is_found_four_times_in_five(num_seeds: int) -> 
     The sum of two quantiles of t would be found in 73% with two seeds.
     """
     rng = np.random.default_rng(num_seeds)
-    groups, true = (
-        list(range(40)),
-        Spread(
-            mean=0.0,
-            groups=0.01,
-            seeds=1.0,
-            rest=0.01,
-            num_questions=40,
-            num_groups=40,
-            num_seeds=num_seeds,
-        ),
-    )
-    effect, found = detectable(true), 0
+    groups, found = list(range(40)), 0
+    sizes = {"num_questions": 40, "num_groups": 40, "num_seeds": num_seeds}
+    effect = detectable(Spread(mean=0.0, groups=0.01, seeds=1.0, rest=0.01, **sizes))
     for _ in range(1500):
         of_seed, of_group = rng.normal(0, 1, num_seeds), rng.normal(0, 0.1, 40)
         rest = rng.normal(0, 0.1, (num_seeds, 40))

@@ -27,14 +27,12 @@ class Holder:
     """An actor that is there as long as its driver."""
 
 
-@contextlib.contextmanager
-def alone(output: str) -> Iterator[None]:
+def alone(output: str) -> contextlib.AbstractContextManager[None]:
     """Holds a lock on a file in `output`; object stores have none, there a named actor of the
     cluster, so that drivers on two clusters do not see one another. InputError where another
     process holds it.
     """
-    with _file(storage.local(output)) if storage.is_local(output) else _actor(output):
-        yield
+    return _file(storage.local(output)) if storage.is_local(output) else _actor(output)
 
 
 def _refused(output: str) -> InputError:
